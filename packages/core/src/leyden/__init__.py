@@ -1,0 +1,1 @@
+"""Leyden: reinforcement learning for the agents that people already have."""

@@ -1,0 +1,61 @@
+"""The operator's key opens everything; a rollout key is a signed token (JWT, HS256) that opens one attempt of one rollout.
+
+Nothing is stored: rollout keys are signed with a secret derived from the operator's key, so they survive a restart.
+"""
+
+import hashlib
+import hmac
+import secrets
+from dataclasses import dataclass
+
+import jwt
+
+from leyden.errors import Forbidden
+
+__all__ = ["Access", "Keys", "new_operator_key"]
+
+
+def new_operator_key() -> str:
+    """A random operator key of 43 characters."""
+    return secrets.token_urlsafe(32)
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a key opens: everything (operator), or one attempt of one rollout."""
+
+    rollout_id: str | None = None
+    attempt: int | None = None
+
+    @property
+    def operator(self) -> bool:
+        return self.rollout_id is None
+
+
+class Keys:
+    """Mints rollout keys and tells what a key opens."""
+
+    def __init__(self, operator_key: str) -> None:
+        self._operator_key = operator_key.encode()
+        self._secret = hashlib.sha256(b"leyden rollout keys\0" + self._operator_key).digest()
+
+    def rollout_key(self, rollout_id: str, attempt: int) -> str:
+        """The key of one attempt of one rollout."""
+        return jwt.encode({"rollout": rollout_id, "attempt": attempt}, self._secret, algorithm="HS256")
+
+    def open(self, key: str) -> Access:
+        """What `key` opens.
+
+        Raises:
+            Forbidden: it is neither the operator's key nor a token signed here.
+        """
+        if hmac.compare_digest(key.encode(), self._operator_key):
+            return Access()
+        try:
+            claims = jwt.decode(key, self._secret, algorithms=["HS256"], options={"require": ["rollout", "attempt"]})
+        except jwt.InvalidTokenError as error:
+            raise Forbidden(
+                "the key is neither this server's operator key nor one of its rollout keys; "
+                "set LEYDEN_KEY to the key that `leyden serve` printed"
+            ) from error
+        return Access(str(claims["rollout"]), int(claims["attempt"]))

@@ -1,0 +1,1 @@
+"""Leyden's adapter for LangChain and LangGraph."""

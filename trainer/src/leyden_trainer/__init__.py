@@ -1,0 +1,1 @@
+"""Leyden's trainer."""

@@ -1,9 +1,43 @@
-# Each target makes the environment that it needs. PIP_ARGS is for pip's own arguments (an index, a wheel folder).
+# Each target makes the environment that it needs. PIP_ARGS holds pip's own arguments (an index, a folder of wheels).
 PYTHON ?= python3
 PIP_ARGS ?=
+ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+INSTALLED := $(VENV)/.installed
 PACKAGES := packages/core packages/langchain-plugin trainer
 
-.PHONY: train test check bench clean
+.PHONY: train test check wheels clean
+
+train: $(INSTALLED)
+	$(BIN)/python examples/calculator_langgraph/make_tasks.py
+	$(BIN)/leyden train examples/calculator_langgraph/train.toml $(ARGS)
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+# A benchmark with a requirements file of its own (peers to compare with) gets an environment of its own.
+bench-%: $(INSTALLED)
+	python=$(BIN)/python; wanted=benchmarks/requirements-$*.txt; own=.venv-bench-$*; \
+	if [ -f $$wanted ]; then python=$$own/bin/python; \
+		test -x $$python || $(PYTHON) -m venv $$own; \
+		$$python -m pip install --quiet --only-binary :all: $(PIP_ARGS) -r $$wanted && \
+		$$python -m pip install --quiet $(PIP_ARGS) -c $$wanted -e packages/core -e packages/langchain-plugin || exit 1; \
+	fi; $$python benchmarks/$*.py $(ARGS)
+
+wheels: $(INSTALLED)
+	for package in $(PACKAGES); do $(BIN)/python -m build --wheel --outdir dist $$package || exit 1; done
+
+$(INSTALLED): constraints.txt requirements-dev.txt $(PACKAGES:=/pyproject.toml)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) torch==2.13.0
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -r requirements-dev.txt $(PACKAGES:%=-e %)
+	touch $@
+
+clean:
+	rm -rf .venv* dist .cache .pytest_cache .ruff_cache .hypothesis

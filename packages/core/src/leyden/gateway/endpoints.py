@@ -1,0 +1,93 @@
+"""Which endpoint a request goes to, and waiting while weights are swapped.
+
+Unlike a load balancer it keeps a rollout on one endpoint (its prefix cache is there), and holds requests instead of
+failing them while the endpoint says "held".
+"""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from leyden.errors import NotFound, Unreachable
+from leyden.store.protocol import Store
+from leyden.types import Endpoint
+
+__all__ = ["Endpoints", "Picked", "choose"]
+
+_FRESH_S = 0.05
+
+
+@dataclass(frozen=True)
+class Picked:
+    """The endpoint for a request, and how long the request was held for it."""
+
+    endpoint: Endpoint
+    held_s: float
+
+
+def choose(endpoints: Sequence[Endpoint], key: str) -> Endpoint | None:
+    """The endpoint for `key` (a rollout id): of those that serve the newest published model, always the same one.
+
+    By highest hash, so that an endpoint that joins or leaves moves only the rollouts it gains or loses.
+    """
+    live = [endpoint for endpoint in endpoints if endpoint.state != "gone"]
+    same_model = [endpoint for endpoint in live if endpoint.model == live[0].model]
+    if len(same_model) < 2:
+        return same_model[0] if same_model else None
+    return max(same_model, key=lambda endpoint: hashlib.blake2b(f"{key}\0{endpoint.id}".encode()).digest())
+
+
+class Endpoints:
+    """The store's endpoints, read at most every 50 ms."""
+
+    def __init__(self, store: Store, *, hold_timeout_s: float, absent_timeout_s: float) -> None:
+        self._store = store
+        self._hold_timeout_s = hold_timeout_s
+        self._absent_timeout_s = absent_timeout_s
+        self._lock = asyncio.Lock()
+        self._read: list[Endpoint] = []
+        self._begun_at = float("-inf")
+
+    async def all(self, *, not_before: float | None = None) -> list[Endpoint]:
+        """The endpoints, newest published first, as the store had them after `not_before` (default: 50 ms ago)."""
+        oldest = time.monotonic() - _FRESH_S if not_before is None else not_before
+        if self._begun_at >= oldest:
+            return self._read
+        async with self._lock:
+            if self._begun_at < oldest:
+                begun_at = time.monotonic()
+                self._read = await self._store.endpoints()
+                self._begun_at = begun_at
+        return self._read
+
+    async def version(self, endpoint_id: str) -> int | None:
+        """The version of an endpoint now; None if it is not there any more."""
+        endpoints = await self.all(not_before=time.monotonic())
+        return next((endpoint.version for endpoint in endpoints if endpoint.id == endpoint_id), None)
+
+    async def pick(self, key: str) -> Picked:
+        """The ready endpoint for `key`, waiting while it is held.
+
+        Raises:
+            NotFound: no endpoint was published in time.
+            Unreachable: it stayed held for too long.
+        """
+        begun_at = time.monotonic()
+        while True:
+            endpoint = choose(await self.all(), key)
+            held_s = time.monotonic() - begun_at
+            if endpoint is not None and endpoint.state == "ready":
+                return Picked(endpoint, held_s)
+            if endpoint is None and held_s >= self._absent_timeout_s:
+                raise NotFound(
+                    f"no model endpoint is published (waited {held_s:.1f} s); start the trainer or a policy server and "
+                    "publish its URL (PUT /api/endpoints/{id}), then try again"
+                )
+            if held_s >= self._hold_timeout_s:
+                raise Unreachable(
+                    f"endpoint {endpoint.id if endpoint else '?'} has been held for {held_s:.1f} s, the limit is "
+                    f"{self._hold_timeout_s:g} s; see whether the trainer still runs, or raise hold_timeout_s"
+                )
+            await asyncio.sleep(_FRESH_S)

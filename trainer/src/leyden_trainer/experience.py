@@ -1,0 +1,175 @@
+"""From queued groups to a batch: wait for the rollouts, read what they did, set aside what may not be trained on.
+
+The rules are DESIGN.md's ("Failures"): a failed rollout is data, an incomplete one is counted and never trained on, a
+group is compared among the members that it has if these are at least two, and a lost group is replaced, up to a cap.
+"""
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from leyden.errors import TrainingStopped
+from leyden.store.protocol import Store
+from leyden.types import Call, Reward, Rollout
+from leyden_trainer.transitions import IncompleteRollout, Transition, transitions
+
+__all__ = ["Batch", "Member", "collect_batch", "finish_all", "read_members"]
+
+WAIT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Member:
+    """One finished rollout of a group with all that it left. `incomplete` is empty if it may be trained on."""
+
+    rollout: Rollout
+    calls: tuple[Call, ...]
+    rewards: tuple[Reward, ...]
+    transitions: tuple[Transition, ...]
+    incomplete: tuple[str, ...]
+
+    @property
+    def total(self) -> float:
+        """The sum of the rewards of the rollout as a whole."""
+        return sum(reward.value for reward in self.rewards if reward.agent is None and reward.call_id is None)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The rollouts of one optimiser step. `groups` are comparable; `members` are all, in the order of queueing."""
+
+    groups: tuple[tuple[Member, ...], ...]
+    members: tuple[Member, ...]
+    replaced: int
+    """Groups that had fewer than two complete members and were replaced."""
+
+    @property
+    def incomplete_reasons(self) -> Counter[str]:
+        return Counter(reason for member in self.members for reason in member.incomplete)
+
+    @property
+    def num_incomplete(self) -> int:
+        return sum(bool(member.incomplete) for member in self.members)
+
+    @property
+    def num_failed(self) -> int:
+        return sum(member.rollout.status == "failed" for member in self.members)
+
+    @property
+    def mean_reward(self) -> float:
+        """Over the complete rollouts; failed ones are among them."""
+        totals = [member.total for member in self.members if not member.incomplete]
+        return sum(totals) / len(totals) if totals else 0.0
+
+    @property
+    def num_silent_groups(self) -> int:
+        """Groups whose members all got the same reward: nothing to learn from by comparison."""
+        return sum(len({member.total for member in group}) == 1 for group in self.groups)
+
+
+async def finish_all(
+    store: Store, rollouts: Sequence[Rollout], runner_died: asyncio.Task[str] | None, on_finished: Callable[[int], None]
+) -> list[Rollout]:
+    """Queue the rollouts and wait until all have finished; `on_finished` hears how many more did.
+
+    Raises:
+        TrainingStopped: the runner died; the message has its last words.
+    """
+    await store.queue(rollouts)
+    finished: dict[str, Rollout] = {}
+    pending = [rollout.id for rollout in rollouts]
+    while pending:
+        wait = asyncio.ensure_future(store.wait(pending, timeout_s=WAIT_S))
+        await asyncio.wait({wait, runner_died} if runner_died else {wait}, return_when=asyncio.FIRST_COMPLETED)
+        if runner_died is not None and runner_died.done():
+            wait.cancel()
+            raise TrainingStopped(runner_died.result())
+        new = {rollout.id: rollout for rollout in await wait}
+        finished |= new
+        pending = [rollout_id for rollout_id in pending if rollout_id not in new]
+        on_finished(len(new))
+    return [finished[rollout.id] for rollout in rollouts]
+
+
+async def read_members(store: Store, rollouts: Sequence[Rollout], *, max_tokens: int | None) -> list[Member]:
+    """What finished rollouts left, as members; a rollout whose calls cannot be made into rows is incomplete."""
+    ids = [rollout.id for rollout in rollouts]
+    calls: dict[str | None, list[Call]] = defaultdict(list)
+    for call in await store.calls(ids):
+        calls[call.rollout_id].append(call)
+    rewards: dict[str, list[Reward]] = defaultdict(list)
+    for reward in await store.rewards(ids):
+        rewards[reward.rollout_id].append(reward)
+    return [_member(r, tuple(calls[r.id]), tuple(rewards[r.id]), max_tokens) for r in rollouts]
+
+
+def _member(rollout: Rollout, calls: tuple[Call, ...], rewards: tuple[Reward, ...], max_tokens: int | None) -> Member:
+    if rollout.status == "incomplete":
+        return Member(rollout, calls, rewards, (), rollout.incomplete)
+    try:
+        rows = transitions(rollout.id, calls, max_tokens=max_tokens)
+    except IncompleteRollout as error:
+        return Member(rollout, calls, rewards, (), (error.reason,))
+    return Member(rollout, calls, rewards, tuple(rows), ())
+
+
+async def collect_batch(
+    store: Store,
+    new_groups: Iterator[list[Rollout]],
+    count: int,
+    *,
+    run: Callable[[list[Rollout]], Awaitable[list[Rollout]]],
+    max_tokens: int | None,
+    max_incomplete: float,
+) -> Batch:
+    """`count` comparable groups; as many lost ones are replaced at most.
+
+    Raises:
+        TrainingStopped: too many rollouts were incomplete, all of them failed, or the cap of replacements was reached.
+    """
+    members: list[Member] = []
+    groups: list[tuple[Member, ...]] = []
+    replaced = 0
+    while len(groups) < count and replaced <= count:
+        wanted = [next(new_groups) for _ in range(count - len(groups))]
+        finished = await run([rollout for group in wanted for rollout in group])
+        new = await read_members(store, finished, max_tokens=max_tokens)
+        members += new
+        comparable = _comparable(new)
+        groups += comparable
+        replaced += len(wanted) - len(comparable)
+        _check(members, max_incomplete)
+    if len(groups) < count:
+        raise TrainingStopped(f"{replaced} groups had fewer than two complete rollouts, more than the cap of {count}")
+    return Batch(tuple(groups), tuple(members), replaced)
+
+
+def _comparable(members: Sequence[Member]) -> list[tuple[Member, ...]]:
+    groups: dict[str, list[Member]] = defaultdict(list)
+    for member in members:
+        groups[member.rollout.group_id].append(member)
+    complete = ([m for m in group if not m.incomplete] for group in groups.values())
+    # A group that was meant to have one member has advantage 0, and is no loss.
+    return [
+        tuple(some) for some, group in zip(complete, groups.values(), strict=True) if len(some) >= min(2, len(group))
+    ]
+
+
+def _check(members: Sequence[Member], max_incomplete: float) -> None:
+    reasons = Counter(reason for member in members for reason in member.incomplete)
+    incomplete = sum(bool(member.incomplete) for member in members)
+    if incomplete > max_incomplete * len(members):
+        common = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(3))
+        raise TrainingStopped(
+            f"{incomplete} of {len(members)} rollouts are incomplete, over trainer.max_incomplete = {max_incomplete}: "
+            f"{common}. See one with `leyden show {next(m.rollout.id for m in members if m.incomplete)}`"
+        )
+    if all(member.rollout.status == "failed" for member in members):
+        failures = Counter(
+            f"{m.rollout.failure.kind}: {m.rollout.failure.message}" for m in members if m.rollout.failure
+        )
+        common = "; ".join(f"{count} x {what}" for what, count in failures.most_common(3))
+        raise TrainingStopped(
+            f"all {len(members)} rollouts failed: {common}. See one with `leyden show {members[0].rollout.id}`"
+        )

@@ -1,0 +1,235 @@
+"""The local training loop. Per step: run groups of rollouts, assign credit, make rows, update once, publish, note.
+
+Synchronous and on-policy: rollouts of step k come from the weights after k-1 updates, and the loop checks it.
+Resuming restarts from the last whole record; ids are made from step and place, so that rollouts which had finished
+before are found in the store and not run again.
+"""
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from leyden.errors import TrainingStopped
+from leyden.store.protocol import Store
+from leyden.types import Credit, Rollout
+from leyden_trainer.backend import Backend, StepStats
+from leyden_trainer.config import TrainConfig
+from leyden_trainer.credit import CreditMethod, assign, view
+from leyden_trainer.experience import Batch, collect_batch, finish_all, read_members
+from leyden_trainer.journal import Journal
+from leyden_trainer.screen import Screen
+from leyden_trainer.summary import StepRecord, Summary
+from leyden_trainer.tasks import heldout_rollouts, train_groups
+from leyden_trainer.transitions import merge_rate
+from leyden_trainer.weights import training_rows
+
+__all__ = ["Loop", "RunState"]
+
+
+@dataclass
+class RunState:
+    """What a resumed run must know beside weights, optimiser and random states."""
+
+    step: int = 0
+    """Updates made; also the version of the weights."""
+    num_groups: int = 0
+    """Groups taken from the order of tasks, the replaced ones too."""
+    num_rollouts: int = 0
+    seconds: float = 0.0
+    """Spent on rollouts and updates."""
+    best_step: int = 0
+    rewards: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])
+    """(step, mean training reward)"""
+    heldout: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])
+    """(step, mean held-out reward)"""
+
+
+@dataclass(frozen=True)
+class Loop:
+    """One run, its parts given. `state` is changed as the run goes on."""
+
+    config: TrainConfig
+    folder: Path
+    store: Store
+    backend: Backend
+    method: CreditMethod
+    train_tasks: Sequence[JsonValue]
+    heldout_tasks: Sequence[JsonValue]
+    state: RunState
+    journal: Journal
+    screen: Screen
+    runner_died: asyncio.Task[str] | None
+
+    @property
+    def run_name(self) -> str:
+        return self.folder.name
+
+    async def run(self) -> Summary:
+        """Train to the end, or to `trainer.stop_at`.
+
+        Raises:
+            TrainingStopped: with the reason; what had been saved stays, and `--resume` goes on from it.
+        """
+        started = time.perf_counter()
+        saving: asyncio.Task[None] | None = None
+        await self._publish()
+        try:
+            if not self.state.heldout:
+                await self._evaluate()
+            while self.state.step < self.config.trainer.steps and not self._reached():
+                await self._step(saving)
+                if self.state.step % self.config.trainer.evaluate_every == 0:
+                    await self._evaluate()
+                # The weights rest while the next rollouts are sampled: that is the time to write them.
+                saving = asyncio.create_task(self.backend.save_state(dataclasses.asdict(self.state)))
+            if self.state.heldout[-1][0] != self.state.step:
+                await self._evaluate()
+        finally:
+            if saving is not None:
+                await saving
+        return self._summary(time.perf_counter() - started)
+
+    async def _step(self, saving: asyncio.Task[None] | None) -> None:
+        state, step, started = self.state, self.state.step + 1, time.perf_counter()
+        batch = await self._rollouts(step)
+        credits = self._credits(batch, step)
+        rows = training_rows(
+            [transition for group in batch.groups for member in group for transition in member.transitions],
+            {credit.call_id: credit.advantage for credit in credits},
+            aggregate=self.config.loss.aggregate,
+        )
+        if saving is not None:
+            await saving
+        sampled = time.perf_counter()
+        self.screen.begin(f"step {step}: update", 0)
+        stats = await self.backend.update(rows)
+        self.screen.end()
+        state.step = step
+        await self._publish()
+        await self.store.credit(credits)
+        ended = time.perf_counter()
+        state.seconds += ended - started
+        state.num_groups += len(batch.groups) + batch.replaced
+        state.num_rollouts += len(batch.members)
+        state.rewards.append((step, batch.mean_reward))
+        record = _record(step, batch, stats, started, sampled, ended)
+        metrics = {name: float(value) for name, value in dataclasses.asdict(record).items() if name != "step"}
+        self.journal.write(step, metrics)
+        left = state.seconds / step * (self.config.trainer.steps - step)
+        self.screen.step(record, batch, left)
+
+    async def _rollouts(self, step: int) -> Batch:
+        groups = train_groups(self.config, self.run_name, step, self.train_tasks, self.state.num_groups)
+        batch = await collect_batch(
+            self.store,
+            groups,
+            self.config.trainer.tasks_per_step,
+            run=lambda rollouts: self._finish(f"step {step}: rollouts", rollouts),
+            max_tokens=self.config.model.context_length,
+            max_incomplete=self.config.trainer.max_incomplete,
+        )
+        for group in batch.groups:
+            for member in group:
+                self._check_version(member.rollout, {v for t in member.transitions for v in t.versions}, step - 1)
+        return batch
+
+    async def _finish(self, what: str, rollouts: list[Rollout]) -> list[Rollout]:
+        self.screen.begin(what, len(rollouts))
+        try:
+            return await finish_all(self.store, rollouts, self.runner_died, self.screen.advance)
+        finally:
+            self.screen.end()
+
+    def _check_version(self, rollout: Rollout, versions: set[int | None], expected: int) -> None:
+        others = sorted(version for version in versions if version not in (None, expected))
+        if others:
+            raise TrainingStopped(
+                f"rollout {rollout.id} was sampled by versions {others}, expected only {expected}: "
+                "another trainer publishes to this store; give each run its own"
+            )
+
+    def _credits(self, batch: Batch, step: int) -> list[Credit]:
+        credits: list[Credit] = []
+        for group in batch.groups:
+            owner = {call.id: member.rollout.id for member in group for call in member.calls}
+            advantages = assign(self.method, [view(m.rollout, m.calls, m.rewards) for m in group])
+            credits += [
+                Credit(
+                    call_id=call_id,
+                    rollout_id=owner[call_id],
+                    run=self.run_name,
+                    step=step,
+                    method=self.config.credit.method,
+                    advantage=advantage.value,
+                    reason=advantage.reason,
+                )
+                for call_id, advantage in advantages.items()
+            ]
+        return credits
+
+    async def _evaluate(self) -> None:
+        step = self.state.step
+        rollouts = heldout_rollouts(self.config, self.run_name, step, self.heldout_tasks)
+        finished = await self._finish(f"held-out after step {step}", rollouts)
+        members = await read_members(self.store, finished, max_tokens=None)
+        for member in members:
+            self._check_version(member.rollout, {v for t in member.transitions for v in t.versions}, step)
+        # Incomplete rollouts stay in the denominator: leaving them out would flatter the policy.
+        score = sum(member.total for member in members if not member.incomplete) / len(members)
+        best = max((value for _, value in self.state.heldout), default=float("-inf"))
+        self.state.heldout.append((step, score))
+        self.journal.write(step, {"heldout": score})
+        self.screen.heldout(step, score, sum(bool(member.incomplete) for member in members))
+        if score > best:
+            self.state.best_step = step
+            await self.backend.save_checkpoint("best")
+
+    def _reached(self) -> bool:
+        wanted = self.config.trainer.stop_at
+        return wanted is not None and self.state.heldout[-1][1] >= wanted
+
+    async def _publish(self) -> None:
+        await self.store.publish(self.backend.endpoint(self.state.step))
+
+    def _summary(self, seconds_total: float) -> Summary:
+        state = self.state
+        return Summary(
+            eval_before=state.heldout[0][1],
+            eval_after=state.heldout[-1][1],
+            eval_best=dict(state.heldout)[state.best_step],
+            best_step=state.best_step,
+            steps=state.step,
+            rollouts=state.num_rollouts,
+            seconds=state.seconds,
+            seconds_total=seconds_total,
+            model=self.config.model.path,
+            seed=self.config.seed,
+            run=self.run_name,
+        )
+
+
+def _record(step: int, batch: Batch, stats: StepStats, started: float, sampled: float, ended: float) -> StepRecord:
+    return StepRecord(
+        step=step,
+        reward=batch.mean_reward,
+        entropy=stats.entropy,
+        kl=stats.kl,
+        clip_fraction=stats.clip_fraction,
+        mismatch=stats.mismatch,
+        grad_norm=stats.grad_norm,
+        loss=stats.loss,
+        tokens=stats.trained_tokens,
+        rollouts=len(batch.members),
+        failed=batch.num_failed,
+        incomplete=batch.num_incomplete,
+        silent_groups=batch.num_silent_groups,
+        merge_rate=merge_rate([member.calls for group in batch.groups for member in group]),
+        seconds=ended - started,
+        seconds_rollouts=sampled - started,
+        seconds_update=ended - sampled,
+    )

@@ -1,0 +1,82 @@
+"""The terminal of a run: a progress bar while rollouts run, one line a step, warnings that say what to do."""
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from leyden_trainer.experience import Batch
+from leyden_trainer.summary import StepRecord, Summary
+
+__all__ = ["Screen"]
+
+
+class Screen:
+    """Prints to a rich console; on a terminal the bar is live, in a log there are only lines."""
+
+    def __init__(self, console: Console, *, steps: int) -> None:
+        self._console = console
+        self._steps = steps
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._bar = self._progress.add_task("", total=None)
+
+    def say(self, text: str) -> None:
+        """A plain line."""
+        self._console.print(text, highlight=False, soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        """A line that asks for attention."""
+        self._console.print(f"[yellow]warning:[/] {text}", highlight=False, soft_wrap=True)
+
+    def begin(self, what: str, total: int) -> None:
+        """Show a bar for `total` rollouts or, with 0, for work of unknown length."""
+        self._progress.start()
+        self._progress.reset(self._bar, description=what, total=total or None)
+
+    def advance(self, count: int) -> None:
+        """So many more are done."""
+        self._progress.advance(self._bar, count)
+
+    def end(self) -> None:
+        """Take the bar away."""
+        self._progress.stop()
+
+    def heldout(self, step: int, score: float, incomplete: int) -> None:
+        """The line of an evaluation."""
+        tail = f", [yellow]{incomplete} incomplete[/]" if incomplete else ""
+        self.say(f"  held-out after step {step}: [bold]{score:.3f}[/]{tail}")
+
+    def step(self, record: StepRecord, batch: Batch, seconds_left: float) -> None:
+        """The line of a step, then what is wrong with it, if anything."""
+        self.say(
+            f"step {record.step:>3}/{self._steps}  reward {record.reward:.3f}  entropy {record.entropy:.2f}  "
+            f"kl {record.kl:.4f}  clip {record.clip_fraction:.2f}  mismatch {record.mismatch:.1e}  "
+            f"{record.tokens_per_s:.0f} tok/s  {record.seconds:.1f} s  left ~{seconds_left / 60:.1f} min"
+        )
+        if batch.num_silent_groups == len(batch.groups):
+            self.warn(
+                f"no group of {len(batch.groups)} has a signal: all rollouts of a task got the same reward, so nothing "
+                "was learnt; raise sampling.temperature or choose tasks that sometimes succeed"
+            )
+        if batch.num_incomplete:
+            reasons = "; ".join(f"{count} x {reason}" for reason, count in batch.incomplete_reasons.most_common(3))
+            self.warn(
+                f"{batch.num_incomplete} of {len(batch.members)} rollouts are incomplete, not trained on: {reasons}"
+            )
+        if batch.num_failed:
+            self.say(f"  {batch.num_failed} of {len(batch.members)} rollouts failed: their reward is reward.on_failure")
+        if batch.replaced:
+            self.say(f"  {batch.replaced} groups were replaced: fewer than two of their rollouts were complete")
+
+    def summary(self, summary: Summary, folder: str) -> None:
+        """The table at the end and what to do next."""
+        self._console.print(summary.table())
+        self.say(f"everything is in {folder}: summary.json, curve.png, metrics.jsonl, tensorboard/, checkpoints/")
+        self.say(f"look at rollouts:  leyden rollouts --store {folder}/store.sqlite")

@@ -1,0 +1,78 @@
+"""One run: model, policy server, Leyden server, runner and loop, started in order and ended in reverse."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+from leyden.client import HttpStore
+from rich.console import Console
+
+from leyden.errors import BadConfig
+from leyden_trainer.children import Server, started_runner, started_server
+from leyden_trainer.config import TrainConfig
+from leyden_trainer.credit import credit_method
+from leyden_trainer.journal import Journal
+from leyden_trainer.local.backend import LocalBackend
+from leyden_trainer.loop import Loop, RunState
+from leyden_trainer.screen import Screen
+from leyden_trainer.summary import Summary, draw_curve, write_summary
+from leyden_trainer.tasks import check_apart, read_tasks
+
+__all__ = ["run_training"]
+
+
+async def run_training(config: TrainConfig, folder: Path, console: Console, *, server_key: str | None) -> Summary:
+    """Train as `config` says, in `folder`; a folder with a saved state is resumed. `server_key` opens `config.server`.
+
+    Raises:
+        LeydenError: bad input is refused before anything is started; see also `Loop.run`.
+    """
+    train_tasks, heldout_tasks = read_tasks(config.tasks.train), read_tasks(config.tasks.heldout)
+    check_apart(train_tasks, heldout_tasks)
+    method = credit_method(config.credit.method, agents=config.credit.agents)
+    screen = Screen(console, steps=config.trainer.steps)
+    screen.say(f"run {folder.name}: loading {config.model.path}")
+    backend = await asyncio.to_thread(LocalBackend.load, config, folder)
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(backend.serving())
+        server = await stack.enter_async_context(_server(config, folder, server_key))
+        store = HttpStore(server.url, server.key)
+        stack.push_async_callback(store.close)
+        state = RunState(**backend.resumed) if backend.resumed else RunState()
+        journal = stack.enter_context(Journal(folder, from_step=state.step))
+        died = None
+        if config.agent.runners:
+            died = await stack.enter_async_context(started_runner(config, server, folder))
+        if state.step:
+            screen.say(f"resumed after step {state.step}")
+        loop = Loop(
+            config=config,
+            folder=folder,
+            store=store,
+            backend=backend,
+            method=method,
+            train_tasks=train_tasks,
+            heldout_tasks=heldout_tasks,
+            state=state,
+            journal=journal,
+            screen=screen,
+            runner_died=died,
+        )
+        summary = await loop.run()
+    await backend.save_checkpoint("last")
+    draw_curve(folder / "curve.png", f"{folder.name}: {config.model.path}", state.rewards, state.heldout)
+    write_summary(folder / "summary.json", summary)
+    screen.summary(summary, str(folder))
+    return summary
+
+
+@contextlib.asynccontextmanager
+async def _server(config: TrainConfig, folder: Path, key: str | None) -> AsyncGenerator[Server]:
+    if not config.server:
+        async with started_server(folder) as server:
+            yield server
+        return
+    if key is None:
+        raise BadConfig(f"server = {config.server} needs its operator's key in LEYDEN_KEY; `leyden serve` printed it")
+    yield Server(config.server, key)

@@ -1,0 +1,94 @@
+"""The end of a run: its records, the small table, summary.json, and the learning curve as a picture."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+__all__ = ["StepRecord", "Summary", "draw_curve", "write_summary"]
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What one optimiser step saw and did."""
+
+    step: int
+    reward: float
+    """Mean over the step's complete training rollouts, as sampled."""
+    entropy: float
+    """Mean per trained token, in nats."""
+    kl: float
+    clip_fraction: float
+    mismatch: float
+    """Largest |log probability of sampler - of trainer| of a trained token."""
+    grad_norm: float
+    loss: float
+    tokens: int
+    """Trained tokens."""
+    rollouts: int
+    failed: int
+    incomplete: int
+    silent_groups: int
+    merge_rate: float
+    seconds: float
+    seconds_rollouts: float
+    seconds_update: float
+
+    @property
+    def tokens_per_s(self) -> float:
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True)
+class Summary:
+    """`summary.json`."""
+
+    eval_before: float
+    eval_after: float
+    eval_best: float
+    best_step: int
+    steps: int
+    rollouts: int
+    """Training rollouts, the incomplete ones too."""
+    seconds: float
+    """From the first training rollout to the last update; evaluations and loading are not in it."""
+    seconds_total: float
+    model: str
+    seed: int
+    run: str
+
+    def table(self) -> Table:
+        """Before, after, steps, rollouts, minutes."""
+        table = Table(title=f"{self.run}: {self.model}")
+        for name in ("held-out before", "held-out after", "steps", "rollouts", "training minutes"):
+            table.add_column(name, justify="right")
+        minutes = f"{self.seconds / 60:.1f}"
+        table.add_row(f"{self.eval_before:.3f}", f"{self.eval_after:.3f}", str(self.steps), str(self.rollouts), minutes)
+        return table
+
+
+def write_summary(path: Path, summary: Summary) -> None:
+    """Write it whole or not at all."""
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(dataclasses.asdict(summary), indent=2) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def draw_curve(
+    path: Path, title: str, train: Sequence[tuple[int, float]], heldout: Sequence[tuple[int, float]]
+) -> None:
+    """The learning curve: (step, mean reward) as sampled in training, and on the held-out tasks."""
+    from matplotlib.figure import Figure  # half a second to import, and needed once
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(*zip(*train, strict=True), color="tab:blue", alpha=0.6, label="training rollouts, as sampled")
+    axes.plot(*zip(*heldout, strict=True), color="tab:orange", marker="o", label="held-out tasks")
+    axes.set(xlabel="optimiser step", ylabel="mean reward", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,120 @@
+"""Task files and the order in which a run takes them: endless, reshuffled every pass, the same for the same seed."""
+
+import json
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from leyden.errors import BadConfig, BadTask
+from leyden.types import Rollout, Sampling
+from leyden_trainer.config import TrainConfig
+
+__all__ = ["check_apart", "heldout_rollouts", "read_tasks", "train_groups"]
+
+
+def read_tasks(path: Path) -> list[JsonValue]:
+    """The tasks of a JSON-lines file; blank lines are skipped.
+
+    Raises:
+        BadTask: no such file, no task in it, or a line that is not JSON (the message says which).
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise BadTask(f"cannot read the task file {path}: {error.strerror}") from error
+    tasks: list[JsonValue] = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                tasks.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise BadTask(f"{path}, line {number}: not JSON ({error}); expected one JSON value a line") from error
+    if not tasks:
+        raise BadTask(f"{path} has no task; expected one JSON value a line")
+    return tasks
+
+
+def check_apart(train: Sequence[JsonValue], heldout: Sequence[JsonValue]) -> None:
+    """Refuse a task that is both trained on and held out (its "id" aside).
+
+    Raises:
+        BadConfig: naming the first such task.
+    """
+    seen = {_content(task): number for number, task in enumerate(train, 1)}
+    for number, task in enumerate(heldout, 1):
+        if _content(task) in seen:
+            raise BadConfig(
+                f"held-out task {number} is also training task {seen[_content(task)]}: {_content(task)[:200]}; "
+                "take it out of one of the two files, or the held-out score means nothing"
+            )
+
+
+def _content(task: JsonValue) -> str:
+    if isinstance(task, dict):
+        task = {key: value for key, value in task.items() if key != "id"}
+    return json.dumps(task, sort_keys=True)
+
+
+def _task_id(task: JsonValue, number: int) -> str:
+    return str(task["id"]) if isinstance(task, dict) and "id" in task else str(number)
+
+
+def train_groups(
+    config: TrainConfig, run: str, step: int, tasks: Sequence[JsonValue], start: int
+) -> Iterator[list[Rollout]]:
+    """Endless groups for optimiser step `step`, from position `start` of the run's order of tasks.
+
+    Ids are made from run, step and place, so that a resumed run finds what it had queued before.
+    """
+    wanted = config.sampling
+    for place in range(10**9):
+        epoch, index = divmod(start + place, len(tasks))
+        order = list(range(len(tasks)))
+        random.Random(f"{config.seed} {epoch}").shuffle(order)
+        group_id = f"{run}-s{step}-g{place}"
+        yield [
+            Rollout(
+                id=f"{group_id}-r{member}",
+                group_id=group_id,
+                task_id=_task_id(tasks[order[index]], order[index] + 1),
+                task=tasks[order[index]],
+                mode="train",
+                run=run,
+                step=step,
+                sampling=Sampling(
+                    temperature=wanted.temperature,
+                    top_p=wanted.top_p,
+                    max_tokens=wanted.max_tokens,
+                    bending=wanted.bending,
+                    seed=_seed(config.seed, step, place, member),
+                ),
+            )
+            for member in range(config.trainer.rollouts_per_task)
+        ]
+
+
+def heldout_rollouts(config: TrainConfig, run: str, step: int, tasks: Sequence[JsonValue]) -> list[Rollout]:
+    """One rollout for each held-out task, sampled as the evaluation says, for the policy after `step` steps."""
+    wanted = config.sampling
+    sampling = Sampling(
+        temperature=wanted.heldout_temperature, top_p=1.0, max_tokens=wanted.max_tokens, bending=wanted.bending, seed=0
+    )
+    return [
+        Rollout(
+            id=f"{run}-h{step}-{number}",
+            group_id=f"{run}-h{step}-{number}",
+            task_id=_task_id(task, number),
+            task=task,
+            mode="eval",
+            run=run,
+            step=step,
+            sampling=sampling,
+        )
+        for number, task in enumerate(tasks, 1)
+    ]
+
+
+def _seed(seed: int, step: int, place: int, member: int) -> int:
+    return random.Random(f"{seed} {step} {place} {member}").getrandbits(31)

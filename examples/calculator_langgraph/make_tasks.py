@@ -34,8 +34,8 @@ NAMES = ["Tom", "Ann", "Sam", "Eva"]
 
 
 def is_heldout(a: int, b: int) -> bool:
-    """A fifth of all pairs of numbers is kept for the held-out tasks."""
-    return (7 * a + b) % 5 == 0
+    """Four in 25 pairs of numbers, in either order, are kept for the held-out tasks."""
+    return (a + 1) * (b + 1) % 5 == 1
 
 
 def tasks(seed: int, *, heldout: bool) -> Iterator[dict]:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from leyden.errors import NotFound, Unreachable
+from leyden.errors import Unreachable
 from leyden.store.protocol import Store
 from leyden.types import Endpoint
 
@@ -71,17 +71,18 @@ class Endpoints:
         """The ready endpoint for `key`, waiting while it is held.
 
         Raises:
-            NotFound: no endpoint was published in time.
-            Unreachable: it stayed held for too long.
+            Unreachable: no endpoint was published in time, or it stayed held for too long.
         """
-        begun_at = time.monotonic()
+        begun_at: float | None = None
         while True:
             endpoint = choose(await self.all(), key)
-            held_s = time.monotonic() - begun_at
+            now = time.monotonic()
+            begun_at = now if begun_at is None else begun_at
+            held_s = now - begun_at
             if endpoint is not None and endpoint.state == "ready":
                 return Picked(endpoint, held_s)
             if endpoint is None and held_s >= self._absent_timeout_s:
-                raise NotFound(
+                raise Unreachable(
                     f"no model endpoint is published (waited {held_s:.1f} s); start the trainer or a policy server and "
                     "publish its URL (PUT /api/endpoints/{id}), then try again"
                 )

@@ -7,10 +7,20 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["Fault", "error_object", "mark_overflow"]
+from leyden.errors import BadInput, Forbidden, LeaseLost, LeydenError, NotFound
+
+__all__ = ["Fault", "fault", "fault_of", "mark_overflow"]
 
 _OVERFLOW = "context_length_exceeded"
 _OVERFLOW_WORDS = ("context length", "maximum model length", "context window", _OVERFLOW)
+
+
+_STATUS: tuple[tuple[type[LeydenError], int], ...] = (
+    (BadInput, 400),
+    (Forbidden, 403),
+    (NotFound, 404),
+    (LeaseLost, 410),
+)
 
 
 class Fault(Exception):
@@ -18,38 +28,31 @@ class Fault(Exception):
 
     Args:
         status: HTTP status; OpenAI clients retry 408, 409, 429 and from 500 on.
-        message: what, which id, what came, what was expected, what to do.
-        kind: OpenAI's `type`; `code` is machine-readable too.
-        body: the exact body to answer with, when the policy server wrote it.
+        error: OpenAI's error object; its message says what, which id, what came, what was expected, what to do.
+        body: the exact body to answer with, if the policy server wrote it.
         headers: to pass on with it.
     """
 
     def __init__(
-        self,
-        status: int,
-        message: str,
-        *,
-        kind: str = "invalid_request_error",
-        code: str | None = None,
-        body: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
+        self, status: int, error: Mapping[str, Any], *, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> None:
-        super().__init__(message)
+        super().__init__(str(error.get("message")))
         self.status = status
-        self.message = message
-        self.kind = kind
-        self.body = body or json.dumps({"error": error_object(message, kind, code)}).encode()
+        self.error = error
+        self.body = body if body is not None else json.dumps({"error": error}).encode()
         self.headers = {"content-type": "application/json", **(headers or {})}
 
-    @property
-    def error(self) -> dict[str, Any]:
-        """The error object alone, for a stream that has begun."""
-        return error_object(self.message, self.kind, None)
+
+def fault(status: int, message: str, *, kind: str = "invalid_request_error", code: str | None = None) -> Fault:
+    """A fault of the gateway's own."""
+    return Fault(status, {"message": message, "type": kind, "param": None, "code": code})
 
 
-def error_object(message: str, kind: str, code: str | None) -> dict[str, Any]:
-    """OpenAI's error object."""
-    return {"message": message, "type": kind, "param": None, "code": code}
+def fault_of(error: LeydenError) -> Fault:
+    """The fault that tells the agent of an error of ours."""
+    status = next((status for kind, status in _STATUS if isinstance(error, kind)), 503)
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return fault(status, str(error), kind=kind, code=type(error).__name__)
 
 
 def mark_overflow(error: dict[str, Any]) -> bool:

@@ -85,4 +85,9 @@ def _length(sampling: Sampling, body: Body) -> dict[str, int]:
     asked = {name: body[name] for name in ("max_tokens", "max_completion_tokens") if body.get(name) is not None}
     if not asked:
         return {"max_tokens": sampling.max_tokens}
-    return {name: min(value, sampling.max_tokens) for name, value in asked.items()}
+    return {name: _bounded(value, sampling.max_tokens) for name, value in asked.items()}
+
+
+def _bounded(value: Any, bound: int) -> int:
+    """What is no length at all (-1, a float) becomes the bound, as servers differ in what they take it for."""
+    return value if isinstance(value, int) and 0 <= value <= bound else bound

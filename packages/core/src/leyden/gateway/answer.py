@@ -1,0 +1,201 @@
+"""An answer as it comes in, whole or chunk by chunk: what was sampled is kept, what the agent did not ask for is taken out.
+
+Unlike an SDK's accumulator it keeps token ids and log-probabilities, and checks them where they enter: a wrong one is
+reported and left out, never repaired.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from leyden.errors import BadInput
+from leyden.gateway.asked import Asked
+from leyden.types import Choice
+
+__all__ = ["Answer", "check_tokens"]
+
+_ABSENT_LOGPROB = -9999.0
+"""What vLLM writes for minus infinity: such a token cannot have been sampled."""
+
+
+def check_tokens(token_ids: list[Any], logprobs: list[Any]) -> str | None:
+    """What is wrong with the tokens of one choice; None if nothing is."""
+    if not set(map(type, token_ids)) <= {int} or min(token_ids, default=0) < 0:
+        return f"token ids that are no natural numbers: {token_ids[:8]}"
+    if not set(map(type, logprobs)) <= {int, float}:
+        return f"log-probabilities that are no numbers: {logprobs[:8]}"
+    if len(token_ids) != len(logprobs):
+        return f"{len(token_ids)} token ids and {len(logprobs)} log-probabilities"
+    if max(logprobs, default=0) > 0 or min(logprobs, default=0) <= _ABSENT_LOGPROB:
+        return f"log-probabilities from {min(logprobs)} to {max(logprobs)}, outside ({_ABSENT_LOGPROB}, 0]"
+    return None
+
+
+@dataclass
+class _Sampled:
+    """One choice so far. `token_ids` and `logprobs` are None until some came."""
+
+    message: dict[str, Any] = field(default_factory=lambda: {"role": "assistant", "content": None})
+    finish_reason: str | None = None
+    token_ids: list[Any] | None = None
+    logprobs: list[Any] | None = None
+
+
+class Answer:
+    """What the policy has answered so far to one request."""
+
+    def __init__(self, asked: Asked) -> None:
+        self._asked = asked
+        self._choices: dict[int, _Sampled] = {}
+        self._versions: set[int] = set()
+        self.prompt_token_ids: tuple[int, ...] | None = None
+        self.usage: dict[str, Any] | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether every choice that was asked for has its finish reason."""
+        ended = [choice for choice in self._choices.values() if choice.finish_reason is not None]
+        return len(ended) >= self._asked.num_choices
+
+    @property
+    def versions(self) -> frozenset[int]:
+        """The model versions that the policy itself named (`model_version`)."""
+        return frozenset(self._versions)
+
+    def take(self, body: dict[str, Any]) -> bool:
+        """Keep what was sampled, and leave in `body` what the agent asked for.
+
+        Returns:
+            Whether the agent is to see `body` at all: not if it has only the usage, and that was not asked for.
+
+        Raises:
+            BadInput: it does not have the shape of OpenAI's answers.
+        """
+        choices = _objects(body, "choices")
+        prompt = body.get("prompt_token_ids")
+        for entry in choices:
+            prompt = prompt or entry.get("prompt_token_ids")
+            self._take_choice(entry)
+        if prompt is not None:
+            self.prompt_token_ids = tuple(prompt)
+        self.usage = _object(body, "usage") or self.usage
+        if type(body.get("model_version")) is int:
+            self._versions.add(body["model_version"])
+        return self._strip(body, choices)
+
+    def _take_choice(self, entry: dict[str, Any]) -> None:
+        choice = self._choices.setdefault(entry.get("index", 0), _Sampled())
+        choice.finish_reason = entry.get("finish_reason") or choice.finish_reason
+        if "message" in entry:
+            choice.message = _object(entry, "message")
+        elif "delta" in entry:
+            _fold(choice.message, _object(entry, "delta"))
+        else:
+            choice.message["content"] = (choice.message["content"] or "") + entry.get("text", "")
+        choice.token_ids = _joined(choice.token_ids, entry.get("token_ids"))
+        logprobs = _object(entry, "logprobs")
+        if self._asked.chat:
+            content = _objects(logprobs, "content") if logprobs.get("content") is not None else None
+            choice.logprobs = _joined(choice.logprobs, content and [token.get("logprob") for token in content])
+        else:
+            choice.logprobs = _joined(choice.logprobs, logprobs.get("token_logprobs"))
+
+    def _strip(self, body: dict[str, Any], choices: list[dict[str, Any]]) -> bool:
+        asked = self._asked
+        if asked.model is not None:
+            body["model"] = asked.model
+        if not asked.wants_token_ids:
+            body.pop("prompt_token_ids", None)
+            for entry in choices:
+                entry.pop("token_ids", None)
+                entry.pop("prompt_token_ids", None)
+        if not asked.wants_logprobs:
+            for entry in choices:
+                if "logprobs" in entry:
+                    entry["logprobs"] = None
+        if not asked.stream or asked.wants_usage:
+            return True
+        only_usage = body.pop("usage", None) is not None and not choices
+        return not only_usage
+
+    def choices(self) -> tuple[tuple[Choice, ...], list[str]]:
+        """The choices as the store keeps them, in order, and what was wrong with their tokens."""
+        kept: list[Choice] = []
+        problems: list[str] = []
+        lost = self._lost_tokens()
+        for index, sampled in sorted(self._choices.items()):
+            problem = _problem(sampled) or lost
+            if problem:
+                problems.append(f"choice {index} came with {problem}")
+            token_ids, logprobs = (None, None) if problem else (sampled.token_ids, sampled.logprobs)
+            kept.append(
+                Choice.model_validate(
+                    {
+                        "message": sampled.message,
+                        "finish_reason": sampled.finish_reason,
+                        "token_ids": token_ids,
+                        "logprobs": logprobs,
+                    }
+                )
+            )
+        return tuple(kept), problems
+
+    def _lost_tokens(self) -> str | None:
+        """A parser in the policy server can swallow tokens; only the usage tells."""
+        told = (self.usage or {}).get("completion_tokens")
+        came = sum(len(choice.token_ids or ()) for choice in self._choices.values())
+        if told is None or told == came or not self.finished:
+            return None
+        return f"{came} token ids in all choices where the usage counts {told}"
+
+
+def _problem(sampled: _Sampled) -> str | None:
+    if sampled.token_ids is None or sampled.logprobs is None:
+        missing = [name for name in ("token_ids", "logprobs") if getattr(sampled, name) is None]
+        return f"no {' and no '.join(missing)}"
+    return check_tokens(sampled.token_ids, sampled.logprobs)
+
+
+def _joined(before: list[Any] | None, more: list[Any] | None) -> list[Any] | None:
+    if before is None or not more:
+        return more if before is None else before
+    before.extend(more)
+    return before
+
+
+def _object(owner: dict[str, Any], name: str) -> dict[str, Any]:
+    """The object under `name`; {} where it is missing or null."""
+    value = owner.get(name)
+    if value is not None and not isinstance(value, dict):
+        raise BadInput(f"expected an object under {name!r}, got {str(value)[:80]}")
+    return value or {}
+
+
+def _objects(owner: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """The list of objects under `name`; [] where it is missing or null."""
+    value = owner.get(name) or []
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise BadInput(f"expected a list of objects under {name!r}, got {str(value)[:80]}")
+    return value
+
+
+def _fold(message: dict[str, Any], delta: dict[str, Any]) -> None:
+    """Add a stream's delta to the message: text is appended, tool calls are put together by their index."""
+    for name, value in delta.items():
+        if name == "tool_calls":
+            for part in _objects(delta, name):
+                _fold_tool_call(message.setdefault("tool_calls", []), part)
+        elif isinstance(value, str) and name != "role" and isinstance(message.get(name), str):
+            message[name] += value
+        elif value is not None:
+            message[name] = value
+
+
+def _fold_tool_call(calls: list[dict[str, Any]], part: dict[str, Any]) -> None:
+    index = part.get("index", len(calls))
+    while len(calls) <= index:
+        calls.append({"id": None, "type": "function", "function": {"name": None, "arguments": ""}})
+    call = calls[index]
+    function = _object(part, "function")
+    call["id"] = part.get("id") or call["id"]
+    call["function"]["name"] = function.get("name") or call["function"]["name"]
+    call["function"]["arguments"] += function.get("arguments") or ""

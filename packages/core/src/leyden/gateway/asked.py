@@ -1,0 +1,112 @@
+"""What the agent asked for, and what is sent to the policy in its place.
+
+Unlike a validating proxy it checks only what the gateway itself reads; the policy server judges the rest.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from leyden.errors import BadInput
+from leyden.gateway.json_text import load_object
+from leyden.gateway.sampling import apply
+from leyden.types import Request, Sampling
+
+__all__ = ["CHAT", "COMPLETIONS", "Asked", "parse"]
+
+CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request as the agent wrote it."""
+
+    path: str
+    body: dict[str, Any]
+
+    @property
+    def chat(self) -> bool:
+        return self.path == CHAT
+
+    @property
+    def model(self) -> str | None:
+        return self.body.get("model")
+
+    @property
+    def stream(self) -> bool:
+        return bool(self.body.get("stream"))
+
+    @property
+    def num_choices(self) -> int:
+        return self.body.get("n") or 1
+
+    @property
+    def wants_token_ids(self) -> bool:
+        return bool(self.body.get("return_token_ids"))
+
+    @property
+    def wants_logprobs(self) -> bool:
+        """Chat has a switch; completions a number, where 0 means the sampled tokens alone."""
+        logprobs = self.body.get("logprobs")
+        return bool(logprobs) if self.chat else logprobs is not None and logprobs is not False
+
+    @property
+    def wants_usage(self) -> bool:
+        return bool((self.body.get("stream_options") or {}).get("include_usage"))
+
+    def for_policy(self, sampling: Sampling, model: str, call_number: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The body to send, and the fields in it that differ from the agent's (None: removed)."""
+        body, changes = apply(sampling, self.body, call_number)
+        needed: dict[str, Any] = {"model": model, "return_token_ids": True}
+        if not self.wants_logprobs:
+            needed["logprobs"] = True if self.chat else 0
+        if self.stream:
+            needed["stream_options"] = {**(self.body.get("stream_options") or {}), "include_usage": True}
+        added = {name: value for name, value in needed.items() if self.body.get(name) != value}
+        return {**body, **added}, {**changes, **added}
+
+    def record(self, sent: dict[str, Any]) -> Request:
+        """The request as the store keeps it."""
+        if self.chat:
+            messages = tuple(self.body["messages"])
+        else:
+            messages = ({"role": "prompt", "content": self.body["prompt"]},)
+        apart = ("messages", "tools") if self.chat else ("prompt",)
+        return Request(
+            path=self.path,
+            messages=messages,
+            tools=tuple(self.body.get("tools") or ()) if self.chat else (),
+            asked={name: value for name, value in self.body.items() if name not in apart},
+            sent=sent,
+        )
+
+
+def parse(path: str, raw: bytes) -> Asked:
+    """The request in `raw`; `BadInput` if the gateway cannot read it."""
+    asked = Asked(path, load_object(raw))
+    if asked.chat:
+        _need_objects(asked.body, "messages")
+        if asked.body.get("tools") is not None:
+            _need_objects(asked.body, "tools")
+    elif not _one_prompt(asked.body.get("prompt")):
+        raise BadInput("prompt must be one text or one list of token ids; send a list of prompts one by one, each a call")
+    _need(asked.body, "model", str)
+    _need(asked.body, "n", int)
+    _need(asked.body, "stream_options", dict)
+    return asked
+
+
+def _need_objects(body: dict[str, Any], name: str) -> None:
+    value = body.get(name)
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise BadInput(f"{name} must be a list of objects, got {type(value).__name__}: {str(value)[:80]}")
+
+
+def _need(body: dict[str, Any], name: str, kind: type) -> None:
+    value = body.get(name)
+    if value is not None and not isinstance(value, kind):
+        raise BadInput(f"{name} must be of type {kind.__name__}, got {type(value).__name__}: {str(value)[:80]}")
+
+
+def _one_prompt(prompt: Any) -> bool:
+    return isinstance(prompt, str) or (isinstance(prompt, list) and all(type(token) is int for token in prompt))

@@ -1,0 +1,58 @@
+"""Who is calling: the rollout by its key, the call by the hook's headers.
+
+A header that cannot be read never fails the call: the call goes on without what it would have said, and the log says so.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from pydantic import ValidationError
+
+from leyden.gateway.rollouts import Running
+from leyden.types import Structure, new_id
+
+__all__ = ["Caller", "caller_of"]
+
+_log = logging.getLogger("leyden.gateway")
+_MAX_ID = 200
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Identity of one attempt of one call."""
+
+    call_id: str
+    number: int
+    """The client's retry count."""
+    structure: Structure | None
+    running: Running | None
+    """None: unattributed."""
+    attempt: int
+    """The rollout's."""
+
+    @property
+    def rollout_id(self) -> str | None:
+        return self.running.rollout.id if self.running else None
+
+
+def caller_of(headers: Mapping[str, str], running: Running | None, attempt: int) -> Caller:
+    """The caller that these request headers tell of (names are looked up in lower case)."""
+    call_id = headers.get("x-leyden-call") or new_id()
+    if len(call_id) > _MAX_ID:
+        _log.warning("X-Leyden-Call has %d characters, at most %d are allowed; the call got a new id", len(call_id), _MAX_ID)
+        call_id = new_id()
+    retries = headers.get("x-stainless-retry-count", "")
+    number = int(retries) if retries.isascii() and retries.isdigit() else 0
+    return Caller(call_id, number, _structure(headers.get("x-leyden-structure"), call_id), running, attempt)
+
+
+def _structure(header: str | None, call_id: str) -> Structure | None:
+    if header is None:
+        return None
+    try:
+        return Structure.model_validate_json(unquote(header))
+    except ValidationError as error:
+        _log.warning("call %s: X-Leyden-Structure %.200r is ignored: %s", call_id, header, error)
+        return None

@@ -1,0 +1,123 @@
+"""Content-addressed, reference-counted blocks: a prompt or a message list is a chain, and shared prefixes are stored once.
+
+A block's hash covers its parent's, so equal hashes mean equal prefixes. Token ids are cut every 128; each message is a block.
+A block counts its children and the calls that point at it; at zero it goes, and may take its parent with it.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from leyden.store.packing import compress, decompress, pack_tokens, unpack_tokens
+from leyden.store.schema import blocks
+
+__all__ = ["Chain", "message_chain", "read_blocks", "read_messages", "read_tokens", "release", "retain", "token_chain"]
+
+CHUNK = 128
+_MANY = 500  # bound parameters of one statement
+
+Chain = list[tuple[bytes, bytes | None, bytes]]
+"""(hash, parent, data) from the first block to the head."""
+
+
+def token_chain(token_ids: Sequence[int]) -> Chain:
+    """The chain of a prompt; its head is the last block. An empty prompt is one empty block."""
+    starts = range(0, max(len(token_ids), 1), CHUNK)
+    return _chain(b"tokens", (pack_tokens(token_ids[start : start + CHUNK]) for start in starts))
+
+
+def message_chain(messages: Iterable[bytes]) -> Chain:
+    """The chain of a list of messages, each given as JSON bytes; empty for an empty list."""
+    return _chain(b"messages", messages)
+
+
+def _chain(kind: bytes, contents: Iterable[bytes]) -> Chain:
+    chain: Chain = []
+    parent: bytes | None = None
+    for content in contents:
+        digest = hashlib.blake2b(content, digest_size=16, key=parent or kind).digest()
+        chain.append((digest, parent, content))
+        parent = digest
+    return chain
+
+
+def retain(connection: Connection, chains: Sequence[Chain]) -> None:
+    """Store what is new of the chains, and count one more pointer to each head."""
+    wanted = {digest: (parent, data) for chain in chains for digest, parent, data in chain}
+    known = {
+        row.hash
+        for some in _batches(list(wanted))
+        for row in connection.execute(select(blocks.c.hash).where(blocks.c.hash.in_(some)))
+    }
+    counts: dict[bytes, int] = {}
+    for head in (chain[-1][0] for chain in chains if chain):
+        counts[head] = counts.get(head, 0) + 1
+    for digest, (parent, _) in wanted.items():
+        if digest not in known and parent is not None:
+            counts[parent] = counts.get(parent, 0) + 1
+    new = [
+        {"hash": digest, "parent": parent, "data": compress(data), "refs": counts.get(digest, 0)}
+        for digest, (parent, data) in wanted.items()
+        if digest not in known
+    ]
+    if new:
+        connection.execute(insert(blocks), new)
+    for digest in known & counts.keys():
+        count(connection, digest, counts[digest])
+
+
+def count(connection: Connection, digest: bytes, change: int) -> None:
+    """Change a block's reference count."""
+    connection.execute(update(blocks).where(blocks.c.hash == digest).values(refs=blocks.c.refs + change))
+
+
+def release(connection: Connection, heads: Iterable[bytes]) -> None:
+    """Count one pointer less to each head, and delete what nothing points at any more."""
+    for head in heads:
+        digest: bytes | None = head
+        while digest is not None:
+            count(connection, digest, -1)
+            row = connection.execute(select(blocks.c.parent, blocks.c.refs).where(blocks.c.hash == digest)).one()
+            if row.refs > 0:
+                break
+            connection.execute(delete(blocks).where(blocks.c.hash == digest))
+            digest = row.parent
+
+
+def read_blocks(connection: Connection, heads: Iterable[bytes]) -> dict[bytes, tuple[bytes | None, bytes]]:
+    """All blocks of the chains that end in `heads`: hash → (parent, data)."""
+    found: dict[bytes, tuple[bytes | None, bytes]] = {}
+    wanted = set(heads)
+    while wanted:
+        parents: set[bytes] = set()
+        for some in _batches(list(wanted)):
+            for row in connection.execute(select(blocks).where(blocks.c.hash.in_(some))):
+                found[row.hash] = (row.parent, decompress(row.data))
+                if row.parent is not None:
+                    parents.add(row.parent)
+        wanted = parents - found.keys()
+    return found
+
+
+def _contents(found: Mapping[bytes, tuple[bytes | None, bytes]], head: bytes) -> list[bytes]:
+    contents: list[bytes] = []
+    digest: bytes | None = head
+    while digest is not None:
+        digest, data = found[digest]
+        contents.append(data)
+    return contents[::-1]
+
+
+def read_tokens(found: Mapping[bytes, tuple[bytes | None, bytes]], head: bytes) -> tuple[int, ...]:
+    """The token ids of a chain, out of what `read_blocks` found."""
+    return tuple(token for content in _contents(found, head) for token in unpack_tokens(content))
+
+
+def read_messages(found: Mapping[bytes, tuple[bytes | None, bytes]], head: bytes) -> list[bytes]:
+    """The messages of a chain as JSON bytes, out of what `read_blocks` found."""
+    return _contents(found, head)
+
+
+def _batches(items: list[bytes]) -> Iterable[list[bytes]]:
+    return (items[start : start + _MANY] for start in range(0, len(items), _MANY))

@@ -1,0 +1,91 @@
+"""A call as a row and back: a light JSON record, packed arrays beside it, and heads of block chains for what repeats."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from leyden.store.blocks import Chain, message_chain, read_messages, read_tokens, token_chain
+from leyden.store.packing import compress, decompress, pack_arrays, unpack_arrays
+from leyden.types import Call
+
+__all__ = ["EncodedCall", "decode", "encode", "heads"]
+
+Found = dict[bytes, tuple[bytes | None, bytes]]
+
+
+@dataclass(frozen=True)
+class EncodedCall:
+    """What `decode` needs, and the chains whose heads the record names."""
+
+    record: bytes
+    arrays: bytes
+    chains: tuple[Chain, ...]
+
+
+def encode(call: Call) -> EncodedCall:
+    """Take what is large out of a call: messages, tool schemas and prompts become chains, the rest packed arrays."""
+    light: dict[str, Any] = call.model_dump(mode="json", exclude=_HEAVY)
+    chains: list[Chain] = []
+    arrays: list[Sequence[int] | Sequence[float]] = []
+
+    def chain(made: Chain) -> str | None:
+        if made:
+            chains.append(made)
+        return made[-1][0].hex() if made else None
+
+    if call.request is not None:
+        light["request"]["messages"] = chain(message_chain(map(_json, call.request.messages)))
+        light["request"]["tools"] = chain(message_chain(map(_json, call.request.tools)))
+    for attempt, thin in zip(call.attempts, light["attempts"], strict=True):
+        prompt = attempt.prompt_token_ids
+        thin["prompt_token_ids"] = None if prompt is None else chain(token_chain(prompt))
+        for choice, slim in zip(attempt.choices, thin["choices"], strict=True):
+            slim["token_ids"] = choice.token_ids is not None
+            slim["logprobs"] = choice.logprobs is not None
+            arrays += [values for values in (choice.token_ids, choice.logprobs) if values is not None]
+    return EncodedCall(compress(_json(light)), pack_arrays(arrays), tuple(chains))
+
+
+_HEAVY: Any = {
+    "request": {"messages", "tools"},
+    "attempts": {"__all__": {"prompt_token_ids": True, "choices": {"__all__": {"token_ids", "logprobs"}}}},
+}
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _light(record: bytes) -> dict[str, Any]:
+    """The record with heads in place of what is in blocks."""
+    return json.loads(decompress(record))
+
+
+def heads(records: Iterable[bytes]) -> list[bytes]:
+    """The heads of all chains that the records name, as often as they name them."""
+    found: list[bytes] = []
+    for record in records:
+        light = _light(record)
+        if light["request"] is not None:
+            found += [bytes.fromhex(light["request"][name]) for name in ("messages", "tools") if light["request"][name]]
+        found += [bytes.fromhex(a["prompt_token_ids"]) for a in light["attempts"] if a["prompt_token_ids"]]
+    return found
+
+
+def decode(record: bytes, arrays: bytes, found: Found) -> Call:
+    """The call again, exactly; `found` holds the blocks of its chains."""
+    light = _light(record)
+    values = iter(unpack_arrays(arrays))
+    if light["request"] is not None:
+        for name in ("messages", "tools"):
+            head = light["request"][name]
+            parts = read_messages(found, bytes.fromhex(head)) if head else []
+            light["request"][name] = [json.loads(part) for part in parts]
+    for attempt in light["attempts"]:
+        head = attempt["prompt_token_ids"]
+        attempt["prompt_token_ids"] = read_tokens(found, bytes.fromhex(head)) if head else None
+        for choice in attempt["choices"]:
+            for name in ("token_ids", "logprobs"):
+                choice[name] = next(values) if choice[name] else None
+    return Call.model_validate(light)

@@ -1,0 +1,180 @@
+"""The life of a rollout, as functions over a connection: queued, claimed with a lease, finished, lost, queued again."""
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, insert, select, update
+
+from leyden.errors import Conflict, LeaseLost, NotFound
+from leyden.store.schema import calls, rewards, rollouts
+from leyden.types import Outcome, Rollout
+
+__all__ = ["claim", "expire", "finish", "heartbeat", "queue", "release", "to_rollout"]
+
+_BODY = {"id", "group_id", "task_id", "task", "mode", "run", "step", "sampling", "max_attempts", "created_at"}
+
+
+def to_rollout(row: Row[Any]) -> Rollout:
+    """The row as a Rollout."""
+    state = {
+        "status": row.status,
+        "attempt": row.attempt,
+        "runner": row.runner,
+        "lease_until": row.lease_until,
+        "started_at": row.started_at,
+        "finished_at": row.finished_at,
+    }
+    ending = json.loads(row.ending) if row.ending else {}
+    return Rollout.model_validate_json(json.dumps({**json.loads(row.body), **state, **ending}))
+
+
+def queue(connection: Connection, wanted: Sequence[Rollout]) -> None:
+    """Insert what is new; what is there must be the same but for the time of its making."""
+    known = {row.id: row for row in _select(connection, [rollout.id for rollout in wanted])}
+    for rollout in wanted:
+        body = rollout.model_dump_json(include=_BODY)
+        row = known.get(rollout.id)
+        if row is None:
+            values = {"id": rollout.id, "group_id": rollout.group_id, "run": rollout.run, "mode": rollout.mode}
+            connection.execute(insert(rollouts).values(**values, status="queued", attempt=0, body=body))
+        elif {**json.loads(row.body), "created_at": 0} != {**json.loads(body), "created_at": 0}:
+            raise Conflict(f"rollout {rollout.id} was queued before with other content; give the new one its own id")
+
+
+def _select(connection: Connection, ids: Sequence[str]) -> list[Row[Any]]:
+    found: list[Row[Any]] = []
+    for start in range(0, len(ids), 500):
+        found += connection.execute(select(rollouts).where(rollouts.c.id.in_(ids[start : start + 500])))
+    return found
+
+
+def _one(connection: Connection, rollout_id: str) -> Row[Any]:
+    row = connection.execute(select(rollouts).where(rollouts.c.id == rollout_id)).one_or_none()
+    if row is None:
+        raise NotFound(f"no rollout has the id {rollout_id!r}")
+    return row
+
+
+def claim(connection: Connection, runner: str, limit: int, lease_s: float) -> list[Rollout]:
+    """Take the oldest queued rollouts, each as its next attempt."""
+    expire(connection)
+    now = time.time()
+    queued = select(rollouts.c.id).where(rollouts.c.status == "queued").order_by(rollouts.c.seq).limit(limit)
+    ids = list(connection.execute(queued.with_for_update(skip_locked=True)).scalars())
+    connection.execute(
+        update(rollouts)
+        .where(rollouts.c.id.in_(ids))
+        .values(
+            status="running",
+            attempt=rollouts.c.attempt + 1,
+            runner=runner,
+            lease_until=now + lease_s,
+            started_at=now,
+        )
+    )
+    taken = {row.id: row for row in _select(connection, ids)}
+    return [to_rollout(taken[rollout_id]) for rollout_id in ids]
+
+
+def _held(connection: Connection, runner: str, held: Sequence[tuple[str, int]]) -> list[str]:
+    rows = {row.id: row for row in _select(connection, [rollout_id for rollout_id, _ in held])}
+    return [
+        rollout_id
+        for rollout_id, attempt in held
+        if rollout_id in rows and _holds(rows[rollout_id], runner, attempt) and rows[rollout_id].status == "running"
+    ]
+
+
+def _holds(row: Row[Any], runner: str, attempt: int) -> bool:
+    return row.runner == runner and row.attempt == attempt
+
+
+def heartbeat(connection: Connection, runner: str, held: Sequence[tuple[str, int]], lease_s: float) -> list[str]:
+    """Renew the leases that the runner still has."""
+    expire(connection)
+    ids = _held(connection, runner, held)
+    connection.execute(update(rollouts).where(rollouts.c.id.in_(ids)).values(lease_until=time.time() + lease_s))
+    return ids
+
+
+def release(connection: Connection, runner: str, held: Sequence[tuple[str, int]]) -> None:
+    """Put rollouts back as if they had not been claimed."""
+    values = {"status": "queued", "attempt": rollouts.c.attempt - 1, "runner": None, "lease_until": None}
+    ids = _held(connection, runner, held)
+    connection.execute(update(rollouts).where(rollouts.c.id.in_(ids)).values(**values, started_at=None))
+
+
+def expire(connection: Connection) -> float | None:
+    """Act on leases that ran out; returns when the next one will, None if there is none."""
+    now = time.time()
+    running = rollouts.c.status == "running"
+    for row in list(connection.execute(select(rollouts).where(running, rollouts.c.lease_until <= now))):
+        _lose(connection, row, f"its runner {row.runner} was silent for longer than the lease")
+    return connection.execute(select(func.min(rollouts.c.lease_until)).where(running)).scalar_one()
+
+
+def _lose(connection: Connection, row: Row[Any], why: str) -> None:
+    """Queue the next attempt, or end incomplete when there is none left."""
+    limit = json.loads(row.body)["max_attempts"]
+    if row.attempt < limit:
+        _update(connection, row.id, {"status": "queued", "lease_until": None})
+        return
+    ending = {"incomplete": [f"attempt {row.attempt} of at most {limit} was lost: {why}"]}
+    _end(connection, row.id, "incomplete", ending)
+
+
+def _update(connection: Connection, rollout_id: str, values: dict[str, Any]) -> None:
+    connection.execute(update(rollouts).where(rollouts.c.id == rollout_id).values(**values))
+
+
+def _end(connection: Connection, rollout_id: str, status: str, ending: dict[str, Any]) -> None:
+    values = {"status": status, "lease_until": None, "finished_at": time.time(), "ending": json.dumps(ending)}
+    _update(connection, rollout_id, values)
+
+
+def finish(connection: Connection, outcome: Outcome) -> None:
+    """End an attempt; the outcome's rewards are in the store already."""
+    row = _one(connection, outcome.rollout_id)
+    if not _holds(row, outcome.runner, outcome.attempt):
+        raise LeaseLost(
+            f"attempt {outcome.attempt} of rollout {outcome.rollout_id} is not {outcome.runner}'s: "
+            f"attempt {row.attempt} is {row.runner}'s; drop this one's result"
+        )
+    if row.status != "running":
+        _check_repeat(row, outcome)
+        return
+    ending = outcome.model_dump(mode="json", include={"result", "failure", "incomplete"})
+    if outcome.status == "lost":
+        message = outcome.failure.message if outcome.failure else "the runner gave no reason"
+        _lose(connection, row, message)
+        return
+    if row.mode != "trace":
+        ending["incomplete"] += _reasons(connection, outcome)
+    status = "incomplete" if ending["incomplete"] or outcome.status == "incomplete" else outcome.status
+    if status == "incomplete" and not ending["incomplete"]:
+        ending["incomplete"] = [outcome.failure.message if outcome.failure else "the runner gave no reason"]
+    _end(connection, row.id, status, ending)
+
+
+def _check_repeat(row: Row[Any], outcome: Outcome) -> None:
+    """The same outcome again is a no-op; an attempt whose lease ran out is not the runner's any more."""
+    if row.status == "queued" and outcome.status != "lost":
+        raise LeaseLost(f"the lease of attempt {outcome.attempt} of rollout {row.id} ran out; drop this one's result")
+
+
+def _reasons(connection: Connection, outcome: Outcome) -> list[str]:
+    """Why a rollout that was to be trained on or measured is incomplete."""
+    mine = (calls.c.rollout_id == outcome.rollout_id) & (calls.c.attempt == outcome.attempt)
+    rows = list(connection.execute(select(calls.c.id, calls.c.gaps).where(mine).order_by(calls.c.started_at)))
+    known = {row.id for row in rows}
+    reasons = [
+        f"call {call_id} was made but never recorded" for call_id in outcome.call_ids or () if call_id not in known
+    ]
+    reasons += [gap for row in rows for gap in json.loads(row.gaps)]
+    whole = rewards.c.agent.is_(None) & rewards.c.call_id.is_(None) & (rewards.c.attempt == outcome.attempt)
+    count = select(func.count()).where(rewards.c.rollout_id == outcome.rollout_id, whole)
+    if not outcome.incomplete and not connection.execute(count).scalar_one():
+        reasons.append("it has no reward: name a reward function, or call leyden.reward(...) in the agent")
+    return reasons

@@ -1,0 +1,156 @@
+"""Calls, rewards, credits and endpoints as functions over a connection."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, and_, delete, insert, select, update
+
+from leyden.errors import Conflict, NotFound
+from leyden.merge import merge
+from leyden.store import blocks
+from leyden.store.call_rows import decode, encode, heads
+from leyden.store.completeness import gaps
+from leyden.store.schema import calls, credits, endpoints, rewards, rollouts
+from leyden.types import Call, Credit, Endpoint, Reward
+
+__all__ = ["add_rewards", "put_credits", "put_endpoint", "read_call", "read_calls", "read_rewards", "record"]
+
+
+def record(connection: Connection, new: Sequence[Call]) -> None:
+    """Merge records of calls into what is known of them."""
+    for call in new:
+        row = connection.execute(select(calls).where(calls.c.id == call.id)).one_or_none()
+        finished = _is_finished(connection, call)
+        if row is None:
+            if finished:
+                raise Conflict(f"rollout {call.rollout_id} has finished; call {call.id} comes too late")
+            _insert(connection, call)
+            continue
+        old = decode_rows(connection, [row])[0]
+        merged = merge(old, call)
+        if merged == old:
+            continue
+        if finished and (merged.attempts, merged.request) != (old.attempts, old.request):
+            raise Conflict(f"rollout {call.rollout_id} has finished; call {call.id} takes no more attempts")
+        _replace(connection, merged, row.record)
+
+
+def _is_finished(connection: Connection, call: Call) -> bool:
+    if call.rollout_id is None:
+        return False
+    query = select(rollouts.c.status, rollouts.c.attempt).where(rollouts.c.id == call.rollout_id)
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        raise NotFound(f"call {call.id} names rollout {call.rollout_id!r}, which does not exist")
+    return row.attempt == call.attempt and row.status not in ("queued", "running")
+
+
+def _values(call: Call) -> tuple[dict[str, Any], list[blocks.Chain]]:
+    encoded = encode(call)
+    values = {
+        "rollout_id": call.rollout_id,
+        "attempt": call.attempt,
+        "started_at": call.started_at,
+        "status": call.status,
+        "gaps": json.dumps(gaps(call)),
+        "record": encoded.record,
+        "arrays": encoded.arrays,
+    }
+    return values, list(encoded.chains)
+
+
+def _insert(connection: Connection, call: Call) -> None:
+    values, chains = _values(call)
+    blocks.retain(connection, chains)
+    connection.execute(insert(calls).values(id=call.id, **values))
+
+
+def _replace(connection: Connection, call: Call, old_record: bytes) -> None:
+    values, chains = _values(call)
+    blocks.retain(connection, chains)
+    connection.execute(update(calls).where(calls.c.id == call.id).values(**values))
+    blocks.release(connection, heads([old_record]))
+
+
+def decode_rows(connection: Connection, rows: Sequence[Row[Any]]) -> list[Call]:
+    """The rows as calls; shared blocks are read once."""
+    found = blocks.read_blocks(connection, heads(row.record for row in rows))
+    return [decode(row.record, row.arrays, found) for row in rows]
+
+
+def read_calls(connection: Connection, rollout_ids: Sequence[str]) -> list[Call]:
+    """The calls of the rollouts' current attempts, by rollout as asked for, then by start."""
+    current = and_(rollouts.c.id == calls.c.rollout_id, rollouts.c.attempt == calls.c.attempt)
+    rows: list[Row[Any]] = []
+    for some in _batches(rollout_ids):
+        query = select(calls).join(rollouts, current).where(calls.c.rollout_id.in_(some))
+        rows += connection.execute(query)
+    place = {rollout_id: place for place, rollout_id in enumerate(rollout_ids)}
+    rows.sort(key=lambda row: (place[row.rollout_id], row.started_at, row.id))
+    return decode_rows(connection, rows)
+
+
+def read_call(connection: Connection, call_id: str) -> Call:
+    """One call."""
+    row = connection.execute(select(calls).where(calls.c.id == call_id)).one_or_none()
+    if row is None:
+        raise NotFound(f"no call has the id {call_id!r}")
+    return decode_rows(connection, [row])[0]
+
+
+def add_rewards(connection: Connection, new: Sequence[Reward]) -> None:
+    """Insert what is new; what is there must be the same but for its time."""
+    for reward in new:
+        row = connection.execute(select(rewards).where(rewards.c.id == reward.id)).one_or_none()
+        if row is not None:
+            if _reward(row).model_copy(update={"created_at": reward.created_at}) != reward:
+                raise Conflict(
+                    f"reward {reward.id} was given before as {row.value}, now {reward.value}; the first stays"
+                )
+            continue
+        if not connection.execute(select(rollouts.c.seq).where(rollouts.c.id == reward.rollout_id)).first():
+            raise NotFound(f"reward {reward.id} names rollout {reward.rollout_id!r}, which does not exist")
+        if reward.call_id is not None:
+            _check_call(connection, reward)
+        connection.execute(insert(rewards).values(**reward.model_dump()))
+
+
+def _check_call(connection: Connection, reward: Reward) -> None:
+    query = select(calls.c.rollout_id).where(calls.c.id == reward.call_id)
+    if connection.execute(query).scalar_one_or_none() != reward.rollout_id:
+        raise NotFound(f"reward {reward.id} names call {reward.call_id!r}, which rollout {reward.rollout_id} has not")
+
+
+def _reward(row: Row[Any]) -> Reward:
+    return Reward.model_validate({name: getattr(row, name) for name in Reward.model_fields})
+
+
+def read_rewards(connection: Connection, rollout_ids: Sequence[str]) -> list[Reward]:
+    """The rewards of the rollouts' current attempts, in the order in which they came."""
+    current = and_(rollouts.c.id == rewards.c.rollout_id, rollouts.c.attempt == rewards.c.attempt)
+    rows: list[Row[Any]] = []
+    for some in _batches(rollout_ids):
+        rows += connection.execute(select(rewards).join(rollouts, current).where(rewards.c.rollout_id.in_(some)))
+    return [_reward(row) for row in sorted(rows, key=lambda row: row.seq)]
+
+
+def put_endpoint(connection: Connection, endpoint: Endpoint) -> None:
+    """Add or replace."""
+    connection.execute(delete(endpoints).where(endpoints.c.id == endpoint.id))
+    values = {"id": endpoint.id, "published_at": endpoint.published_at, "body": endpoint.model_dump_json()}
+    connection.execute(insert(endpoints).values(**values))
+
+
+def put_credits(connection: Connection, new: Sequence[Credit]) -> None:
+    """Add or replace, by call, run and step."""
+    for credit in new:
+        key = {"call_id": credit.call_id, "run": credit.run, "step": credit.step}
+        same = and_(credits.c.call_id == credit.call_id, credits.c.run == credit.run, credits.c.step == credit.step)
+        connection.execute(delete(credits).where(same))
+        values = {**key, "rollout_id": credit.rollout_id, "body": credit.model_dump_json()}
+        connection.execute(insert(credits).values(**values))
+
+
+def _batches(ids: Sequence[str]) -> list[Sequence[str]]:
+    return [ids[start : start + 500] for start in range(0, len(ids), 500)]

@@ -1,0 +1,87 @@
+"""The tables. Portable SQL only; what is large and repeats (prompts, messages) is in `blocks`, once."""
+
+from sqlalchemy import Column, Float, Index, Integer, LargeBinary, MetaData, String, Table, Text
+
+__all__ = ["blocks", "calls", "credits", "endpoints", "metadata", "rewards", "rollouts"]
+
+metadata = MetaData()
+
+rollouts = Table(
+    "rollouts",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),  # the cursor: order of queueing
+    Column("id", String(200), nullable=False, unique=True),
+    Column("group_id", String(200), nullable=False),
+    Column("run", String(200), nullable=False),
+    Column("mode", String(10), nullable=False),
+    Column("status", String(10), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("runner", String(200)),
+    Column("lease_until", Float),
+    Column("started_at", Float),
+    Column("finished_at", Float),
+    Column("body", Text, nullable=False),  # JSON of what the trainer queued
+    Column("ending", Text),  # JSON of result, failure, incomplete
+    Index("rollouts_by_status", "status", "seq"),
+    Index("rollouts_by_run", "run", "seq"),
+    Index("rollouts_by_group", "group_id", "seq"),
+    Index("rollouts_by_lease", "lease_until"),
+)
+
+calls = Table(
+    "calls",
+    metadata,
+    Column("id", String(200), primary_key=True),
+    Column("rollout_id", String(200)),
+    Column("attempt", Integer, nullable=False),
+    Column("started_at", Float, nullable=False),
+    Column("status", String(10)),
+    Column("gaps", Text, nullable=False),  # JSON list: why it cannot be trained on
+    Column("record", LargeBinary, nullable=False),
+    Column("arrays", LargeBinary, nullable=False),
+    Index("calls_by_rollout", "rollout_id", "attempt", "started_at"),
+)
+
+blocks = Table(
+    "blocks",
+    metadata,
+    Column("hash", LargeBinary(16), primary_key=True),
+    Column("parent", LargeBinary(16)),
+    Column("data", LargeBinary, nullable=False),
+    Column("refs", Integer, nullable=False),  # child blocks and calls that point here
+)
+
+rewards = Table(
+    "rewards",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("id", String(200), nullable=False, unique=True),
+    Column("rollout_id", String(200), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("value", Float, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("source", String(10), nullable=False),
+    Column("agent", Text),
+    Column("call_id", String(200)),
+    Column("created_at", Float, nullable=False),
+    Index("rewards_by_rollout", "rollout_id", "attempt", "seq"),
+)
+
+endpoints = Table(
+    "endpoints",
+    metadata,
+    Column("id", String(200), primary_key=True),
+    Column("published_at", Float, nullable=False),
+    Column("body", Text, nullable=False),
+)
+
+credits = Table(
+    "credits",
+    metadata,
+    Column("call_id", String(200), primary_key=True),
+    Column("run", String(200), primary_key=True),
+    Column("step", Integer, primary_key=True),
+    Column("rollout_id", String(200), nullable=False),
+    Column("body", Text, nullable=False),
+    Index("credits_by_rollout", "rollout_id"),
+)

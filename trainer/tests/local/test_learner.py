@@ -1,0 +1,229 @@
+import dataclasses
+import random
+from itertools import pairwise
+
+import pytest
+import torch
+
+from leyden.errors import BadInput, TrainingStopped
+from leyden_trainer.local.learner import Learner, LearnerConfig
+from leyden_trainer.local.model import load_model
+from leyden_trainer.local.parameters import train_parameters
+from leyden_trainer.local.sampler import SampleRequest
+from leyden_trainer.local.score import micro_batches
+from leyden_trainer.loss import policy_loss
+from leyden_trainer.rows import TrainingRow
+
+ANY_MISMATCH = 1e9
+
+
+def random_rows(count: int, *, seed: int = 0, shared: int = 20, groups: int = 4, spans: int = 1) -> list[TrainingRow]:
+    """Rows in groups with the same prompt, each with `spans` trained spans between which it is given tokens."""
+    rng = random.Random(seed)
+    system = [rng.randrange(3, 500) for _ in range(shared)]
+    prompts = [system + [rng.randrange(3, 500) for _ in range(rng.randint(1, 12))] for _ in range(groups)]
+    return [_random_row(f"r{index}", prompts[index % groups], spans, rng) for index in range(count)]
+
+
+def _random_row(name: str, prompt: list[int], spans: int, rng: random.Random) -> TrainingRow:
+    tokens, mask = list(prompt), [False] * len(prompt)
+    for span in range(spans):
+        given, trained = rng.randint(1, 5) if span else 0, rng.randint(1, 8)
+        mask += [False] * given + [True] * trained
+        tokens += [rng.randrange(3, 500) for _ in range(given + trained)]
+    given = rng.randint(0, 3)
+    tokens, mask = tokens + [5] * given, mask + [False] * given
+    advantage, weight = rng.uniform(-1, 1), rng.uniform(0.01, 0.1)
+    return TrainingRow(
+        rollout_id=name,
+        token_ids=tuple(tokens),
+        mask=tuple(mask),
+        logprobs=tuple(rng.uniform(-7, -5) if trained else 0.0 for trained in mask),
+        advantages=tuple(advantage if trained else 0.0 for trained in mask),
+        weights=tuple(weight if trained else 0.0 for trained in mask),
+    )
+
+
+def of_trained(values, row: TrainingRow) -> torch.Tensor:
+    return torch.tensor([value for value, trained in zip(values, row.mask, strict=True) if trained])
+
+
+def plain_logprobs(model, row: TrainingRow, temperature: float = 1.0) -> torch.Tensor:
+    """Of the trained tokens, by one ordinary forward pass over this row alone."""
+    logits = model(input_ids=torch.tensor([row.token_ids])).logits[0].float() / temperature
+    logprobs = torch.log_softmax(logits, -1)
+    return torch.stack([logprobs[t - 1, row.token_ids[t]] for t, trained in enumerate(row.mask) if trained])
+
+
+def learner(model, **changes) -> Learner:
+    config = LearnerConfig(**{"learning_rate": 1e-3, "max_mismatch": ANY_MISMATCH, **changes})
+    return Learner(model, train_parameters(model), config)
+
+
+def gradient(parameters) -> torch.Tensor:
+    return torch.cat([parameter.grad.flatten() for parameter in parameters])
+
+
+def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return ((found - expected).norm() / expected.norm()).item()
+
+
+@pytest.mark.parametrize("spans", [1, 3])
+@pytest.mark.parametrize("shared", [0, 20])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_logprobs_equal_those_of_a_plain_forward_pass(model, spans, shared, temperature):
+    rows = random_rows(13, spans=spans, shared=shared)
+    found = learner(model, temperature=temperature).logprobs(rows)
+    for row, logprobs in zip(rows, found, strict=True):
+        with torch.no_grad():
+            assert logprobs == pytest.approx(plain_logprobs(model, row, temperature).tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize("spans", [1, 3])
+@pytest.mark.parametrize("kl", [0.0, 0.5])
+@pytest.mark.parametrize("micro_batch_tokens", [1, 150, 100_000])
+def test_the_gradient_equals_that_of_a_plain_loop_over_rows(tiny_folder, model, spans, kl, micro_batch_tokens):
+    reference, _ = load_model(tiny_folder, device=torch.device("cpu"))
+    rows = random_rows(13, spans=spans)
+    tested = learner(model, kl=kl, micro_batch_tokens=micro_batch_tokens, max_grad_norm=1e9, learning_rate=1e-9)
+    with torch.no_grad():  # away from the reference, or the KL term has no gradient
+        for parameter in model.parameters():
+            parameter.mul_(1.05)
+    for row in rows:
+        with torch.no_grad():
+            reference_N = plain_logprobs(reference, row) if kl else None
+        loss, _ = policy_loss(
+            plain_logprobs(model, row),
+            of_trained(row.logprobs, row),
+            of_trained(row.advantages, row),
+            of_trained(row.weights, row),
+            clip_low=0.2,
+            clip_high=0.2,
+            reference_logprobs_N=reference_N,
+            kl=kl,
+        )
+        loss.backward()
+    expected = gradient(tested.parameters.values())
+    stats = tested.step(rows)
+    assert relative_error(gradient(tested.parameters.values()), expected) < 1e-4
+    assert stats.grad_norm == pytest.approx(expected.norm().item(), rel=1e-4)
+    assert stats.trained_tokens == sum(sum(row.mask) for row in rows)
+
+
+def test_a_step_does_not_depend_on_the_size_of_its_micro_batches(tiny_folder):
+    after = []
+    for micro_batch_tokens in (1, 200, 100_000):
+        model, _ = load_model(tiny_folder, device=torch.device("cpu"))
+        stats = learner(model, micro_batch_tokens=micro_batch_tokens).step(random_rows(24, spans=2))
+        after.append((stats.loss, stats.grad_norm, stats.entropy, stats.mismatch))
+    assert after[0] == pytest.approx(after[1], rel=1e-4)
+    assert after[0] == pytest.approx(after[2], rel=1e-4)
+
+
+def test_shared_prompts_are_computed_once(model):
+    rows = random_rows(16, groups=2, shared=100)
+    stats = learner(model).step(rows)
+    prompts = {row.token_ids[: row.mask.index(True)] for row in rows}
+    assert stats.computed_tokens == 100 + sum(len(prompt) - 100 for prompt in prompts) + sum(
+        sum(row.mask) - 1 for row in rows
+    )
+
+
+def test_micro_batches_hold_every_row_once_and_keep_rows_of_a_prompt_together(model):
+    rows = random_rows(30, groups=3)
+    batches = list(micro_batches(rows, 100))
+    assert len(batches) > 2
+    assert sorted(row.rollout_id for batch in batches for row in batch) == sorted(row.rollout_id for row in rows)
+    order = [row.token_ids[: row.mask.index(True)] for batch in batches for row in batch]
+    assert sum(a != b for a, b in pairwise(order)) == 2
+
+
+def test_the_sampler_and_the_learner_agree(model, sampler):
+    prompts = [(5, 6, 7) * 5 + (n,) for n in range(10, 14)] * 4
+    requests = [SampleRequest(p, 12, seed=i, stop_ids=frozenset({2})) for i, p in enumerate(prompts)]
+    samples = [future.result(timeout=120) for future in sampler.submit(requests)]
+    sampler.pause()
+    rows = [
+        TrainingRow(
+            rollout_id=f"r{index}",
+            token_ids=prompt + sample.token_ids,
+            mask=(False,) * len(prompt) + (True,) * len(sample.token_ids),
+            logprobs=(0.0,) * len(prompt) + sample.logprobs,
+            advantages=(0.0,) * len(prompt) + (1.0 if index % 2 else -1.0,) * len(sample.token_ids),
+            weights=(0.0,) * len(prompt) + (0.01,) * len(sample.token_ids),
+        )
+        for index, (prompt, sample) in enumerate(zip(prompts, samples, strict=True))
+    ]
+    stats = learner(model, max_mismatch=1e-4).step(rows)
+    assert 0 < stats.mismatch < 1e-4
+    assert stats.clip_fraction == 0
+
+
+def test_a_mismatch_stops_before_the_weights_change(model):
+    rows = random_rows(4)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(TrainingStopped, match=r"rollout r\d.*max_mismatch = 0.001"):
+        learner(model, max_mismatch=1e-3).step(rows)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_logprob_that_is_no_number_is_a_mismatch(model):
+    broken = dataclasses.replace(random_rows(1)[0], logprobs=(float("nan"),) * len(random_rows(1)[0].mask))
+    with pytest.raises(TrainingStopped, match="inf"):
+        learner(model).step([broken])
+
+
+def test_rows_without_advantage_are_left_out(model):
+    rows = random_rows(6)
+    idle = [dataclasses.replace(row, rollout_id="idle", advantages=(0.0,) * len(row.mask)) for row in rows]
+    with_idle = learner(model, learning_rate=1e-12).step(rows + idle)
+    without = learner(model, learning_rate=1e-12).step(rows)
+    assert with_idle.trained_tokens == without.trained_tokens
+    assert with_idle.grad_norm == pytest.approx(without.grad_norm, rel=1e-5)
+
+
+def test_a_step_with_nothing_to_learn_changes_nothing(model):
+    rows = [dataclasses.replace(row, advantages=(0.0,) * len(row.mask)) for row in random_rows(3)]
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert learner(model).step(rows).trained_tokens == 0
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_rewarded_tokens_become_likelier_and_punished_ones_less(model):
+    good, bad = (
+        dataclasses.replace(row, advantages=tuple(sign * float(m) for m in row.mask))
+        for row, sign in zip(random_rows(2), (1.0, -1.0), strict=True)
+    )
+    tested = learner(model)
+    before = [sum(logprobs) for logprobs in tested.logprobs([good, bad])]
+    for _ in range(3):
+        current = tested.logprobs([good, bad])
+        rows = [_with_logprobs(row, values) for row, values in zip((good, bad), current, strict=True)]
+        tested.step(rows)
+    after = [sum(logprobs) for logprobs in tested.logprobs([good, bad])]
+    assert after[0] > before[0]
+    assert after[1] < before[1]
+
+
+def _with_logprobs(row: TrainingRow, values: list[float]) -> TrainingRow:
+    left = iter(values)
+    return dataclasses.replace(row, logprobs=tuple(next(left) if trained else 0.0 for trained in row.mask))
+
+
+def test_the_learning_rate_warms_up(tiny_folder):
+    moved = []
+    for warmup_steps in (0, 4):
+        model, _ = load_model(tiny_folder, device=torch.device("cpu"))
+        before = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
+        learner(model, warmup_steps=warmup_steps).step(random_rows(4))
+        moved.append((torch.cat([p.detach().flatten() for p in model.parameters()]) - before).norm().item())
+    assert moved[1] == pytest.approx(moved[0] / 4, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"), [((False, False, False), "no trained token"), ((True, False, False), "first token")]
+)
+def test_rows_that_cannot_be_trained_are_refused(model, mask, message):
+    row = TrainingRow("r9", (3, 4, 5), mask, (0.0,) * 3, (1.0,) * 3, (1.0,) * 3)
+    with pytest.raises(BadInput, match=rf"r9.*{message}"):
+        learner(model).step([row])

@@ -33,7 +33,7 @@ async def run_training(config: TrainConfig, folder: Path, console: Console, *, s
     method = credit_method(config.credit.method, agents=config.credit.agents)
     screen = Screen(console, steps=config.trainer.steps)
     screen.say(f"run {folder.name}: loading {config.model.path}")
-    backend = await asyncio.to_thread(LocalBackend.load, config, folder)
+    backend = await asyncio.to_thread(LocalBackend.load, config, folder, cache=Path.home() / ".cache" / "leyden")
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(backend.serving())
         server = await stack.enter_async_context(_server(config, folder, server_key))

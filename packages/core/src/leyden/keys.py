@@ -1,4 +1,4 @@
-"""The operator's key opens everything; a rollout key is a signed token (JWT, HS256) that opens one attempt of one rollout.
+"""The operator's key opens everything; a rollout key, a signed token (JWT, HS256), opens one attempt of one rollout.
 
 Nothing is stored: rollout keys are signed with a secret derived from the operator's key, so they survive a restart.
 """
@@ -9,6 +9,7 @@ import secrets
 from dataclasses import dataclass
 
 import jwt
+from jwt.types import Options
 
 from leyden.errors import Forbidden
 
@@ -52,10 +53,15 @@ class Keys:
         if hmac.compare_digest(key.encode(), self._operator_key):
             return Access()
         try:
-            claims = jwt.decode(key, self._secret, algorithms=["HS256"], options={"require": ["rollout", "attempt"]})
+            claims = _decode(key, self._secret)
         except jwt.InvalidTokenError as error:
             raise Forbidden(
                 "the key is neither this server's operator key nor one of its rollout keys; "
                 "set LEYDEN_KEY to the key that `leyden serve` printed"
             ) from error
-        return Access(str(claims["rollout"]), int(claims["attempt"]))
+        return Access(str(claims["rollout"]), int(str(claims["attempt"])))
+
+
+def _decode(key: str, secret: bytes) -> dict[str, object]:
+    options: Options = {"require": ["rollout", "attempt"]}
+    return jwt.decode(key, secret, algorithms=["HS256"], options=options)  # pyright: ignore[reportUnknownMemberType]

@@ -144,8 +144,8 @@ class Learner:
         loss.backward()
         seen.add(batch, scores, old_N)
         seen.loss += loss.item()
-        seen.clipped += stats.clip_fraction * len(old_N)
-        seen.kl += stats.kl * len(old_N)
+        seen.clipped += stats.clipped
+        seen.kl += stats.kl
 
     @torch.no_grad()
     def _reference_logprobs(self, batch: Sequence[TrainingRow]) -> Tensor:

@@ -113,8 +113,8 @@ class AnswerForm:
         last = self._choice(index, (), ()) | self._piece(held, False)
         reason = sample.finish_reason
         if "tool_calls" in message:
-            numbered = [{"index": place, **call} for place, call in enumerate(message["tool_calls"])]
-            last["delta"]["tool_calls"] = numbered
+            calls: list[dict[str, Any]] = message["tool_calls"]
+            last["delta"]["tool_calls"] = [{"index": place, **call} for place, call in enumerate(calls)]
             reason = "tool_calls" if reason == "stop" else reason
         last["finish_reason"] = reason
         return self._envelope([last], sample.version, first=False)

@@ -58,7 +58,6 @@ class Gateway:
         try:
             return Exchange(self._parts, caller, parse(path, raw))
         except BadInput as error:
-            ...
             raise fault_of(error) from error
 
     async def _attributed(self, access: Access) -> Running | None:

@@ -1,0 +1,102 @@
+"""The gateway's routes: OpenAI's chat completions, completions and models; other paths of OpenAI are refused by name."""
+
+from collections.abc import Awaitable, Callable
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from leyden.errors import LeydenError
+from leyden.gateway.exchange import ClientGone, Exchange
+from leyden.gateway.fault import Fault, fault, fault_of
+from leyden.gateway.gateway import Gateway
+from leyden.gateway.sse import event
+from leyden.keys import Access
+
+__all__ = ["gateway_router"]
+
+AccessOf = Callable[[Request], Access]
+
+
+def gateway_router(gateway: Gateway, access_of: AccessOf) -> APIRouter:
+    """The routes under /v1. `access_of` tells what a request's key opens, or raises `Forbidden`."""
+    router = APIRouter(prefix="/v1", tags=["gateway"])
+
+    async def complete(request: Request) -> Response:
+        """Forward to the policy, record, answer; as OpenAI's, with streaming."""
+        try:
+            access = access_of(request)
+            exchange = await gateway.open(access, request.url.path, request.headers, await request.body())
+        except LeydenError as error:
+            return _refusal(fault_of(error))
+        except Fault as error:
+            return _refusal(error)
+        return _Answering(exchange)
+
+    async def models(request: Request) -> Response:
+        """The models that are published."""
+        try:
+            access_of(request)
+            return JSONResponse({"object": "list", "data": await gateway.models()})
+        except LeydenError as error:
+            return _refusal(fault_of(error))
+
+    async def other(request: Request) -> Response:
+        """What OpenAI serves and this gateway does not."""
+        served = "/v1/chat/completions, /v1/completions and /v1/models"
+        return _refusal(fault(404, f"{request.url.path} is not served here; {served} are", code="not_served"))
+
+    router.add_api_route("/chat/completions", complete, methods=["POST"], summary="Chat completion")
+    router.add_api_route("/completions", complete, methods=["POST"], summary="Completion")
+    router.add_api_route("/models", models, methods=["GET"], summary="Published models")
+    router.add_api_route("/{path:path}", other, methods=["GET", "POST"], include_in_schema=False)
+    return router
+
+
+def _refusal(error: Fault) -> Response:
+    return Response(error.body, error.status, error.headers)
+
+
+class _Answering(Response):
+    """Runs the exchange while the client listens: only here are both ASGI's receive and send at hand."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        super().__init__()
+        self._exchange = exchange
+        self._begun = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def write(data: bytes) -> None:
+            if not self._begun:
+                self._begun = True
+                await _start(send, 200, {"content-type": "text/event-stream", **self._exchange.headers})
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+
+        exchange = self._exchange
+        try:
+            if exchange.asked.stream:
+                rest = await exchange.settled(exchange.stream(write), receive)
+                await write(rest)
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+            else:
+                body = await exchange.settled(exchange.whole(), receive)
+                await _start(send, 200, {"content-type": "application/json", **exchange.headers})
+                await send({"type": "http.response.body", "body": body, "more_body": False})
+        except ClientGone:
+            return
+        except Fault as error:
+            await self._fail(error, send, write)
+
+    async def _fail(self, error: Fault, send: Send, write: Callable[[bytes], Awaitable[None]]) -> None:
+        """As a status if nothing was sent yet, else as an event of the stream, which then ends without a finish."""
+        if self._begun:
+            await write(event(error.body))
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            return
+        await _start(send, error.status, {**error.headers, **self._exchange.headers})
+        await send({"type": "http.response.body", "body": error.body, "more_body": False})
+
+
+async def _start(send: Send, status: int, headers: dict[str, str]) -> None:
+    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": status, "headers": raw})

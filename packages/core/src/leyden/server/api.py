@@ -1,0 +1,150 @@
+"""The store's verbs over HTTP, one route each; ARCHITECTURE.md has the table."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request
+
+from leyden.errors import BadInput
+from leyden.keys import Keys
+from leyden.server import bodies
+from leyden.server.auth import access_of, operator_only, own_calls, own_rewards
+from leyden.store.protocol import Store
+from leyden.types import Call, Claim, Endpoint, Mode, Outcome, Page, Rollout, RolloutStatus
+
+__all__ = ["api_router"]
+
+
+def api_router(store: Store, keys: Keys) -> APIRouter:
+    """All routes under /api."""
+    router = APIRouter(prefix="/api")
+    router.include_router(_rollouts(store, keys), dependencies=[Depends(operator_only)])
+    router.include_router(_reading(store), dependencies=[Depends(operator_only)])
+    router.include_router(_writing(store))
+    return router
+
+
+def _rollouts(store: Store, keys: Keys) -> APIRouter:
+    router = APIRouter(prefix="/rollouts", tags=["rollouts"])
+
+    @router.post("")
+    async def queue(body: bodies.RolloutList) -> dict[str, str]:
+        """Queue rollouts, all or none."""
+        await store.queue(body.rollouts)
+        return {}
+
+    @router.get("")
+    async def rollouts(
+        after: int = 0,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+        run: str | None = None,
+        group_id: str | None = None,
+        mode: Mode | None = None,
+        status: RolloutStatus | None = None,
+    ) -> Page:
+        """Rollouts in the order of queueing, after a cursor."""
+        return await store.rollouts(after=after, limit=limit, run=run, group_id=group_id, mode=mode, status=status)
+
+    @router.post("/claim")
+    async def claim(body: bodies.ClaimRequest) -> bodies.ClaimList:
+        """Take queued rollouts, with the keys that open them; waits for one."""
+        taken = await store.claim(body.runner, limit=body.limit, lease_s=body.lease_s, wait_s=body.wait_s)
+        return bodies.ClaimList(claims=[_with_key(claim.rollout, keys) for claim in taken])
+
+    @router.post("/heartbeat")
+    async def heartbeat(body: bodies.Held) -> bodies.HeldIds:
+        """Renew leases."""
+        if body.lease_s <= 0:
+            raise BadInput(f"lease_s must be above 0, got {body.lease_s}")
+        return bodies.HeldIds(held=await store.heartbeat(body.runner, body.held, lease_s=body.lease_s))
+
+    @router.post("/release")
+    async def release(body: bodies.Held) -> dict[str, str]:
+        """Give rollouts back unrun."""
+        await store.release(body.runner, body.held)
+        return {}
+
+    @router.post("/finish")
+    async def finish(outcome: Outcome) -> Rollout:
+        """End an attempt; waits for the records of the calls that it names."""
+        return await store.finish(outcome)
+
+    @router.post("/wait")
+    async def wait(body: bodies.WaitRequest) -> bodies.RolloutList:
+        """Those that have finished, as soon as there is one."""
+        return bodies.RolloutList(rollouts=await store.wait(body.rollout_ids, timeout_s=body.timeout_s))
+
+    @router.get("/{rollout_id}")
+    async def rollout(rollout_id: str) -> Rollout:
+        """One rollout."""
+        return await store.rollout(rollout_id)
+
+    return router
+
+
+def _with_key(rollout: Rollout, keys: Keys) -> Claim:
+    return Claim(rollout=rollout, key=keys.rollout_key(rollout.id, rollout.attempt))
+
+
+def _reading(store: Store) -> APIRouter:
+    router = APIRouter(tags=["records"])
+
+    @router.post("/calls/query")
+    async def calls(body: bodies.IdList) -> bodies.CallList:
+        """The calls of rollouts' current attempts."""
+        return bodies.CallList(calls=await store.calls(body.rollout_ids))
+
+    @router.get("/calls/{call_id}")
+    async def call(call_id: str) -> Call:
+        """One call."""
+        return await store.call(call_id)
+
+    @router.post("/rewards/query")
+    async def rewards(body: bodies.IdList) -> bodies.RewardList:
+        """The rewards of rollouts' current attempts."""
+        return bodies.RewardList(rewards=await store.rewards(body.rollout_ids))
+
+    @router.put("/endpoints/{endpoint_id}")
+    async def publish(endpoint_id: str, endpoint: Endpoint) -> dict[str, str]:
+        """Publish an endpoint, or a new version of it."""
+        if endpoint.id != endpoint_id:
+            raise BadInput(f"the path names endpoint {endpoint_id!r}, the body {endpoint.id!r}")
+        await store.publish(endpoint)
+        return {}
+
+    @router.get("/endpoints")
+    async def endpoints() -> bodies.EndpointList:
+        """All endpoints, newest published first."""
+        return bodies.EndpointList(endpoints=await store.endpoints())
+
+    @router.post("/credits")
+    async def credit(body: bodies.CreditList) -> dict[str, str]:
+        """Keep advantages."""
+        await store.credit(body.credits)
+        return {}
+
+    @router.post("/credits/query")
+    async def credits(body: bodies.IdList) -> bodies.CreditList:
+        """The credits of rollouts' calls."""
+        return bodies.CreditList(credits=await store.credits(body.rollout_ids))
+
+    return router
+
+
+def _writing(store: Store) -> APIRouter:
+    """The doors that a rollout's own key opens too."""
+    router = APIRouter(tags=["capture"])
+
+    @router.post("/calls")
+    async def record(body: bodies.CallList, request: Request) -> dict[str, str]:
+        """Merge partial records of calls; a rollout's key records its own."""
+        own_calls(access_of(request), body.calls)
+        await store.record(body.calls)
+        return {}
+
+    @router.post("/rewards")
+    async def reward(body: bodies.RewardList, request: Request) -> dict[str, str]:
+        """Give rewards; a rollout's key rewards its own."""
+        await store.reward(own_rewards(access_of(request), body.rewards))
+        return {}
+
+    return router

@@ -1,0 +1,69 @@
+"""One ASGI app: the store's HTTP API and the gateway, with every error as JSON that says what to do."""
+
+import contextlib
+from collections.abc import AsyncGenerator
+from typing import Literal
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.responses import JSONResponse, Response
+
+from leyden import errors
+from leyden.gateway.gateway import Gateway
+from leyden.gateway.routes import gateway_router
+from leyden.keys import Keys
+from leyden.server.api import api_router
+from leyden.server.auth import NoKey, access_of
+from leyden.store.protocol import Store
+
+__all__ = ["VERSION", "create_app"]
+
+VERSION = "0.1.0"
+
+_STATUS: tuple[tuple[type[errors.LeydenError], int], ...] = (
+    (errors.BadInput, 400),
+    (NoKey, 401),
+    (errors.Forbidden, 403),
+    (errors.NotFound, 404),
+    (errors.Conflict, 409),
+    (errors.LeaseLost, 410),
+)
+
+
+def create_app(store: Store, keys: Keys, *, unattributed: Literal["refuse", "record"] = "refuse") -> FastAPI:
+    """The app. It closes the gateway's connections at its end; the store stays its owner's."""
+    gateway = Gateway(store, unattributed=unattributed)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+        yield
+        await gateway.close()
+
+    app = FastAPI(title="Leyden", version=VERSION, lifespan=lifespan)
+    app.state.keys = keys
+    app.add_exception_handler(errors.LeydenError, _answer_error)
+    app.add_exception_handler(RequestValidationError, _answer_invalid)
+
+    @app.get("/health", tags=["health"])
+    async def health() -> dict[str, str]:
+        """Whether the server answers; needs no key."""
+        return {"status": "ok", "version": VERSION}
+
+    app.include_router(api_router(store, keys))
+    app.include_router(gateway_router(gateway, access_of))
+    return app
+
+
+async def _answer_error(_: Request, error: Exception) -> Response:
+    status = next((status for kind, status in _STATUS if isinstance(error, kind)), 503)
+    return _error(status, type(error).__name__, str(error))
+
+
+async def _answer_invalid(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    problems = [f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()]
+    return _error(400, "BadInput", "; ".join(problems))
+
+
+def _error(status: int, kind: str, message: str) -> Response:
+    return JSONResponse({"error": {"type": kind, "message": message}}, status)

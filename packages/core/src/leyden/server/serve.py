@@ -1,0 +1,130 @@
+"""Runs the server: in the foreground for `leyden serve`, or in a thread for a command that needs one for a while."""
+
+import asyncio
+import contextlib
+import ipaddress
+import os
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+import uvicorn
+
+from leyden.errors import BadConfig
+from leyden.keys import Keys, new_operator_key
+from leyden.server.app import create_app
+from leyden.store import SqlStore
+
+__all__ = ["BackgroundServer", "operator_key", "serve"]
+
+Unattributed = Literal["refuse", "record"]
+GRACE_S = 5
+
+
+def operator_key(store: str, given: str | None) -> str:
+    """The key that was given, else the one kept beside the database file, made at first use and readable to its owner."""
+    if given:
+        return given
+    if "://" in store:
+        raise BadConfig("a store on a database server needs an operator key of yours: set LEYDEN_KEY")
+    path = Path(store).absolute().parent / "leyden.key"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):  # another server was quicker
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(new_operator_key())
+    return path.read_text().strip()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port))
+    except OSError as error:
+        raise BadConfig(
+            f"cannot listen on {host}:{port}: {error.strerror}; end what uses the port, or choose another with --port "
+            "(0 lets the system choose)"
+        ) from error
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _server(app: object) -> uvicorn.Server:
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,  # pyright: ignore[reportArgumentType]
+            log_level="warning",
+            access_log=False,
+            ws="none",
+            timeout_graceful_shutdown=GRACE_S,
+            timeout_keep_alive=75,  # longer than clients keep an idle connection, so that none is cut under a request
+        )
+    )
+
+
+def serve(
+    store: str,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    key: str | None = None,
+    unattributed: Unattributed = "refuse",
+    ready: Callable[[str], None] = print,
+) -> None:
+    """Serve until SIGTERM or SIGINT; `ready` gets the line `leyden: serving on URL` once the port is open.
+
+    Raises:
+        BadConfig: the port is in use, the store cannot be opened, or the host is not loopback and no key was given.
+    """
+    if not _is_loopback(host) and not key:
+        raise BadConfig(f"refusing to listen on {host} with a key that nobody chose: set LEYDEN_KEY to a long random one")
+    keys = Keys(operator_key(store, key))
+    with _listen(host, port) as listener:
+        if "://" not in store:
+            Path(store).absolute().parent.mkdir(parents=True, exist_ok=True)
+        opened = SqlStore.open(store)
+        ready(f"leyden: serving on http://{host}:{listener.getsockname()[1]}")
+        server = _server(create_app(opened, keys, unattributed=unattributed))
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn has stopped in order, and repeats the signal
+            asyncio.run(_serve_then_close(server, listener, opened))
+
+
+async def _serve_then_close(server: uvicorn.Server, listener: socket.socket, store: SqlStore) -> None:
+    try:
+        await server.serve([listener])
+    finally:
+        await store.close()
+
+
+class BackgroundServer:
+    """A server in a thread of this process, on a port that the system chose: `with BackgroundServer(path) as server`."""
+
+    def __init__(self, store: str | Path, *, unattributed: Unattributed = "refuse") -> None:
+        self.key = new_operator_key()
+        self._store = SqlStore.open(store)
+        self._listener = _listen("127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._server = _server(create_app(self._store, Keys(self.key), unattributed=unattributed))
+        self._thread = threading.Thread(target=self._run, name="leyden-server", daemon=True)
+
+    def _run(self) -> None:
+        asyncio.run(_serve_then_close(self._server, self._listener, self._store))
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.should_exit = True
+        self._thread.join()
+        self._listener.close()

@@ -91,7 +91,9 @@ class HttpStore:
 
     async def calls(self, rollout_ids: Sequence[str]) -> list[Call]:
         """See `Store.calls`."""
-        return (await self._ask("/api/calls/query", bodies.IdList(rollout_ids=list(rollout_ids)), bodies.CallList)).calls
+        return (
+            await self._ask("/api/calls/query", bodies.IdList(rollout_ids=list(rollout_ids)), bodies.CallList)
+        ).calls
 
     async def call(self, call_id: str) -> Call:
         """See `Store.call`."""

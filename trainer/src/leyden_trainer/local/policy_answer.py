@@ -113,7 +113,7 @@ class AnswerForm:
         last = self._choice(index, (), ()) | self._piece(held, False)
         reason = sample.finish_reason
         if "tool_calls" in message:
-            calls: list[dict[str, Any]] = message["tool_calls"]
+            calls: Any = message["tool_calls"]
             last["delta"]["tool_calls"] = [{"index": place, **call} for place, call in enumerate(calls)]
             reason = "tool_calls" if reason == "stop" else reason
         last["finish_reason"] = reason

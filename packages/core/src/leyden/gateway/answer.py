@@ -57,6 +57,11 @@ class Answer:
         return len(ended) >= self._asked.num_choices
 
     @property
+    def ending(self) -> bool:
+        """Whether a choice has its finish reason: from that chunk on, a stream waits for its record."""
+        return any(choice.finish_reason is not None for choice in self._choices.values())
+
+    @property
     def versions(self) -> frozenset[int]:
         """The model versions that the policy itself named (`model_version`)."""
         return frozenset(self._versions)

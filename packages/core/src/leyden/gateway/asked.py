@@ -89,7 +89,9 @@ def parse(path: str, raw: bytes) -> Asked:
         if asked.body.get("tools") is not None:
             _need_objects(asked.body, "tools")
     elif not _one_prompt(asked.body.get("prompt")):
-        raise BadInput("prompt must be one text or one list of token ids; send a list of prompts one by one, each a call")
+        raise BadInput(
+            "prompt must be one text or one list of token ids; send a list of prompts one by one, each a call"
+        )
     _need(asked.body, "model", str)
     _need(asked.body, "n", int)
     _need(asked.body, "stream_options", dict)

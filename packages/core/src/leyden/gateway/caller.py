@@ -41,7 +41,9 @@ def caller_of(headers: Mapping[str, str], running: Running | None, attempt: int)
     """The caller that these request headers tell of (names are looked up in lower case)."""
     call_id = headers.get("x-leyden-call") or new_id()
     if len(call_id) > _MAX_ID:
-        _log.warning("X-Leyden-Call has %d characters, at most %d are allowed; the call got a new id", len(call_id), _MAX_ID)
+        _log.warning(
+            "X-Leyden-Call has %d characters, at most %d are allowed; the call got a new id", len(call_id), _MAX_ID
+        )
         call_id = new_id()
     retries = headers.get("x-stainless-retry-count", "")
     number = int(retries) if retries.isascii() and retries.isdigit() else 0

@@ -34,7 +34,12 @@ class Fault(Exception):
     """
 
     def __init__(
-        self, status: int, error: Mapping[str, Any], *, body: bytes | None = None, headers: Mapping[str, str] | None = None
+        self,
+        status: int,
+        error: Mapping[str, Any],
+        *,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(str(error.get("message")))
         self.status = status

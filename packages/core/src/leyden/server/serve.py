@@ -85,7 +85,9 @@ def serve(
         BadConfig: the port is in use, the store cannot be opened, or the host is not loopback and no key was given.
     """
     if not _is_loopback(host) and not key:
-        raise BadConfig(f"refusing to listen on {host} with a key that nobody chose: set LEYDEN_KEY to a long random one")
+        raise BadConfig(
+            f"refusing to listen on {host} with a key that nobody chose: set LEYDEN_KEY to a long random one"
+        )
     keys = Keys(operator_key(store, key))
     with _listen(host, port) as listener:
         if "://" not in store:

@@ -1,0 +1,81 @@
+"""Adapters of frameworks: found by entry point, installed once, asked who is calling.
+
+An adapter that is broken costs the calls their structure, loudly, and nothing else: the agent runs on.
+"""
+
+import importlib.metadata
+import logging
+from typing import Protocol
+
+from leyden.scope import Scope
+from leyden.types import Structure
+
+__all__ = ["Adapter", "broken_adapters", "caller", "install_adapters", "installed_adapters", "uninstall_adapters"]
+
+_log = logging.getLogger("leyden")
+_installed: dict[str, "Adapter"] = {}
+_broken: dict[str, str] = {}
+
+
+class Adapter(Protocol):
+    """One framework's callbacks, turned into identity and structure."""
+
+    name: str
+
+    def install(self) -> None:
+        """Register with the framework; twice is once."""
+        ...
+
+    def uninstall(self) -> None:
+        """Undo `install`."""
+        ...
+
+    def structure(self) -> Structure | None:
+        """Who is calling the model in this very context; None if it is not this framework."""
+        ...
+
+    def called(self, call_id: str, structure: Structure, scope: Scope) -> None:
+        """The call for which `structure` was given has this id."""
+        ...
+
+
+def install_adapters() -> None:
+    """Load and install every adapter whose distribution is installed (entry points `leyden.adapters`)."""
+    for entry in importlib.metadata.entry_points(group="leyden.adapters"):
+        if entry.name in _installed:
+            continue
+        try:
+            adapter: Adapter = entry.load()()
+            adapter.install()
+        except Exception as error:  # the capture boundary
+            _broken[entry.name] = f"{type(error).__name__}: {error}"
+            _log.exception("the adapter %s could not be installed; its calls will have no structure", entry.name)
+        else:
+            _installed[entry.name] = adapter
+            _broken.pop(entry.name, None)
+
+
+def uninstall_adapters() -> None:
+    """Uninstall what `install_adapters` installed."""
+    while _installed:
+        _, adapter = _installed.popitem()
+        adapter.uninstall()
+
+
+def installed_adapters() -> tuple[str, ...]:
+    """Names of the adapters at work."""
+    return tuple(sorted(_installed))
+
+
+def broken_adapters() -> dict[str, str]:
+    """Adapters that could not be installed, and why."""
+    return dict(_broken)
+
+
+def caller() -> tuple[Adapter, Structure] | None:
+    """The adapter that knows who is calling, and what it knows."""
+    for adapter in _installed.values():
+        structure = adapter.structure()
+        if structure is not None:
+            return adapter, structure
+    return None

@@ -1,0 +1,133 @@
+"""A patch of the `openai` client (1.x to 3.x): each logical call gets an id, says who makes it, and goes to the gateway.
+
+Unlike a patch of the transport it sits above the client's retries, so that a retried call keeps its id. A fault of the
+hook itself never reaches the agent; a call whose rollout is not certain does, as `Unattributed`.
+"""
+
+import functools
+import importlib.util
+import logging
+from typing import Any
+from urllib.parse import quote
+
+from leyden.adapters import caller
+from leyden.errors import Unattributed
+from leyden.recorder import recorder
+from leyden.scope import Scope, current_scope
+from leyden.types import Call, Request, Structure, new_id
+
+__all__ = ["install_hook", "uninstall_hook"]
+
+_log = logging.getLogger("leyden")
+_PATHS = ("/chat/completions", "/completions", "/responses")
+_originals: dict[type, Any] = {}
+_require_scope = False
+
+
+def install_hook(*, require_scope: bool) -> None:
+    """Patch the client if `openai` is installed; twice is once.
+
+    Args:
+        require_scope: refuse model calls outside any rollout (where rollouts share a process).
+    """
+    global _require_scope
+    _require_scope = require_scope
+    if _originals or importlib.util.find_spec("openai") is None:
+        return
+    from openai._base_client import AsyncAPIClient, SyncAPIClient
+
+    for client in (SyncAPIClient, AsyncAPIClient):
+        _originals[client] = client.request
+        setattr(client, "request", _patched(client.request))  # noqa: B010  # pyright would want overloads repeated
+
+
+def uninstall_hook() -> None:
+    """Undo `install_hook`."""
+    while _originals:
+        client, original = _originals.popitem()
+        setattr(client, "request", original)  # noqa: B010
+
+
+def _patched(original: Any) -> Any:
+    @functools.wraps(original)
+    def request(self: Any, cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
+        return original(self, cast_to, _routed(self, options), *args, **kwargs)
+
+    return request
+
+
+def _routed(client: Any, options: Any) -> Any:
+    """The request's options as they are to be sent."""
+    path = next((path for path in _PATHS if str(options.url).endswith(path)), None)
+    if path is None:
+        return options
+    scope = current_scope()
+    if scope is None:
+        if _require_scope:
+            raise Unattributed(
+                "a model call was made outside any rollout, in a process where several run: start threads inside the agent "
+                'function, or run with agent.isolation = "process"'
+            )
+        return options
+    if scope.closed:
+        raise Unattributed(
+            f"a model call was made for rollout {scope.rollout_id} after it had ended; wait for your threads and tasks "
+            "before the agent function returns"
+        )
+    try:
+        return _marked(client, options, path, scope)
+    except Exception as error:  # the capture boundary
+        _log.exception("the openai hook failed")
+        scope.losses.append(f"the openai hook failed: {type(error).__name__}: {error}")
+        return options
+
+
+def _marked(client: Any, options: Any, path: str, scope: Scope) -> Any:
+    data = options.json_data if isinstance(options.json_data, dict) else {}
+    model = str(data.get("model", ""))
+    call_id = new_id()
+    known = caller()
+    structure = known[1] if known else None
+    if known is not None:
+        known[0].called(call_id, known[1], scope)
+    if not scope.gateway:
+        return options
+    if not scope.routing.goes_to_gateway(model):
+        _note_context(call_id, path, data, structure, scope)
+        return options
+    scope.call_ids.append(call_id)
+    routed = options.model_copy()
+    routed.url = f"{scope.server_url}/v1{path}"
+    routed.headers = _headers(client, options, call_id, structure, scope)
+    return routed
+
+
+def _headers(client: Any, options: Any, call_id: str, structure: Structure | None, scope: Scope) -> dict[str, Any]:
+    """Ours in the place of the agent's: none of its secrets may reach the gateway, in whatever header they travel."""
+    from openai import Omit
+
+    own = options.headers if isinstance(options.headers, dict) else {}
+    # `_custom_headers` are those that the agent gave to the client, under any name.
+    names = {"OpenAI-Organization", "OpenAI-Project", *own, *getattr(client, "_custom_headers", {})}
+    headers: dict[str, Any] = {name: Omit() for name in names}
+    headers |= {"Authorization": f"Bearer {scope.key}", "X-Leyden-Call": call_id}
+    if "azure" in type(client).__name__.lower():
+        headers["api-key"] = scope.key  # else the client would put its own there
+    if structure is not None:
+        headers["X-Leyden-Structure"] = quote(structure.model_dump_json(exclude_defaults=True))
+    return headers
+
+
+def _note_context(call_id: str, path: str, data: dict[str, Any], structure: Structure | None, scope: Scope) -> None:
+    """A passed-through call (a judge) is on record as context, without its answer: it never came by here."""
+    asked = {name: value for name, value in data.items() if name not in ("messages", "tools", "input", "prompt")}
+    call = Call(
+        id=call_id,
+        rollout_id=scope.rollout_id,
+        attempt=scope.attempt,
+        captured_by=("adapter",),
+        request=Request(path=f"/v1{path}", asked=asked),
+        structure=structure,
+        context=True,
+    )
+    recorder.record(scope, call)

@@ -1,0 +1,112 @@
+"""Sends what adapters captured to the server, in batches, from a thread of its own: the agent only puts it in a queue.
+
+What cannot be sent is never hidden: it is a loss of its scope, and the rollout becomes incomplete.
+"""
+
+import queue
+import threading
+from collections import defaultdict
+from collections.abc import Sequence
+
+import httpx
+
+from leyden.scope import Scope
+from leyden.types import Call, Reward
+
+__all__ = ["Recorder", "recorder"]
+
+_CAPACITY = 10_000
+_MOST = 200
+_TIMEOUT_S = 10.0
+
+Item = tuple[Scope, Call | Reward]
+
+
+class Recorder:
+    """A bounded queue and the daemon thread that empties it; the thread starts with the first record."""
+
+    def __init__(self) -> None:
+        self._waiting: queue.Queue[Item | threading.Event] = queue.Queue(_CAPACITY)
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def record(self, scope: Scope, item: Call | Reward) -> None:
+        """Take a partial call or a reward of this scope; never blocks."""
+        if scope.server_url is None:
+            return
+        self._start()
+        try:
+            self._waiting.put_nowait((scope, item))
+        except queue.Full:
+            scope.losses.append(f"the capture queue of {_CAPACITY} records is full; {item.id} was not recorded")
+
+    def flush(self, scope: Scope, timeout_s: float) -> None:
+        """Wait until what was recorded before has been sent; what takes longer is a loss of `scope`."""
+        if self._thread is None:
+            return
+        sent = threading.Event()
+        try:
+            self._waiting.put(sent, timeout=timeout_s)
+        except queue.Full:
+            scope.losses.append(f"the capture queue stayed full for {timeout_s:g} s")
+            return
+        if not sent.wait(timeout_s):
+            scope.losses.append(f"the server took longer than {timeout_s:g} s to record what was captured")
+
+    def _start(self) -> None:
+        if self._thread is None:
+            with self._lock:
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._run, name="leyden-recorder", daemon=True)
+                    self._thread.start()
+
+    def _run(self) -> None:
+        with httpx.Client(timeout=_TIMEOUT_S, trust_env=False) as client:
+            while True:
+                items, events = self._take()
+                for scope, records in _by_scope(items):
+                    _send(client, scope, records)
+                for event in events:
+                    event.set()
+
+    def _take(self) -> tuple[list[Item], list[threading.Event]]:
+        items: list[Item] = []
+        events: list[threading.Event] = []
+        item = self._waiting.get()
+        while True:
+            if isinstance(item, threading.Event):
+                events.append(item)
+            else:
+                items.append(item)
+            if len(items) >= _MOST:
+                return items, events
+            try:
+                item = self._waiting.get_nowait()
+            except queue.Empty:
+                return items, events
+
+
+def _by_scope(items: Sequence[Item]) -> list[tuple[Scope, list[Call | Reward]]]:
+    scopes: dict[int, Scope] = {}
+    records: dict[int, list[Call | Reward]] = defaultdict(list)
+    for scope, item in items:
+        scopes[id(scope)] = scope
+        records[id(scope)].append(item)
+    return [(scopes[key], records[key]) for key in scopes]
+
+
+def _send(client: httpx.Client, scope: Scope, records: Sequence[Call | Reward]) -> None:
+    calls = [record.model_dump(mode="json", exclude_defaults=True) for record in records if isinstance(record, Call)]
+    rewards = [record.model_dump(mode="json") for record in records if isinstance(record, Reward)]
+    for path, name, values in (("/api/calls", "calls", calls), ("/api/rewards", "rewards", rewards)):
+        if not values:
+            continue
+        try:
+            headers = {"Authorization": f"Bearer {scope.key}"}
+            response = client.post(f"{scope.server_url}{path}", json={name: values}, headers=headers)
+            response.raise_for_status()
+        except (httpx.HTTPError, ValueError, TypeError) as error:
+            scope.losses.append(f"{len(values)} {name} were not recorded: {type(error).__name__}: {error}")
+
+
+recorder = Recorder()

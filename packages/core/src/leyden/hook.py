@@ -20,6 +20,8 @@ __all__ = ["install_hook", "uninstall_hook"]
 
 _log = logging.getLogger("leyden")
 _PATHS = ("/chat/completions", "/completions", "/responses")
+_KEPT = ("x-stainless-", "accept", "content-type")
+"""What the client tells itself and the server about the form of the exchange."""
 _originals: dict[type, Any] = {}
 _require_scope = False
 
@@ -109,7 +111,8 @@ def _headers(client: Any, options: Any, call_id: str, structure: Structure | Non
     own = options.headers if isinstance(options.headers, dict) else {}
     # `_custom_headers` are those that the agent gave to the client, under any name.
     names = {"OpenAI-Organization", "OpenAI-Project", *own, *getattr(client, "_custom_headers", {})}
-    headers: dict[str, Any] = {name: Omit() for name in names}
+    headers: dict[str, Any] = {name: Omit() for name in names if not name.lower().startswith(_KEPT)}
+    headers |= {name: value for name, value in own.items() if name.lower().startswith(_KEPT)}
     headers |= {"Authorization": f"Bearer {scope.key}", "X-Leyden-Call": call_id}
     if "azure" in type(client).__name__.lower():
         headers["api-key"] = scope.key  # else the client would put its own there

@@ -1,0 +1,147 @@
+"""`leyden doctor`: what is wrong with this set-up, and what to do."""
+
+import asyncio
+import importlib.metadata
+import importlib.util
+import os
+import socket
+import sys
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from leyden.errors import LeydenError
+
+__all__ = ["doctor"]
+
+_TESTED = {"openai": ((1, 109), (4, 0)), "langchain-core": ((1, 0), (2, 0)), "langgraph": ((1, 0), (2, 0))}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line; `advice` is what to do if it is not ok."""
+
+    ok: bool
+    text: str
+    advice: str = ""
+
+
+def doctor(
+    server: Annotated[str | None, typer.Option(help="Also look at this server; its key in $LEYDEN_KEY.")] = None,
+    port: Annotated[int, typer.Option(help="The port that `leyden serve` would use.")] = 4700,
+) -> None:
+    """Check versions, adapters, the port, the server, its key and its model.
+
+    Example: LEYDEN_KEY=... leyden doctor --server http://127.0.0.1:4700
+    """
+    findings = [_python(), *_frameworks(), *_adapters(), _trainer()]
+    findings += asyncio.run(_server(server)) if server else [_port(port)]
+    for finding in findings:
+        print(f"{'ok      ' if finding.ok else 'problem '} {finding.text}")
+        if not finding.ok:
+            print(f"         {finding.advice}")
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+def _python() -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    good = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    return Finding(good, f"Python {version}, leyden {importlib.metadata.version('leyden')}", "use Python 3.11 to 3.13")
+
+
+def _frameworks() -> list[Finding]:
+    findings: list[Finding] = []
+    for name, (lowest, beyond) in _TESTED.items():
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+        wanted = f"tested are {'.'.join(map(str, lowest))} up to, not including, {'.'.join(map(str, beyond))}"
+        findings.append(Finding(lowest <= numbers < beyond, f"{name} {version}", f"{wanted}; install such a version"))
+    return findings
+
+
+def _adapters() -> list[Finding]:
+    entries = importlib.metadata.entry_points(group="leyden.adapters")
+    if not entries:
+        return [Finding(True, "no adapter is installed: calls are captured without structure")]
+    findings: list[Finding] = []
+    for entry in entries:
+        try:
+            entry.load()
+        except ImportError as error:
+            findings.append(Finding(False, f"adapter {entry.name}: {error}", "install its package and framework again"))
+        else:
+            findings.append(Finding(True, f"adapter {entry.name}"))
+    return findings
+
+
+def _trainer() -> Finding:
+    if importlib.util.find_spec("leyden_trainer") is None:
+        return Finding(True, "no trainer here: this environment runs agents")
+    has_torch = importlib.util.find_spec("torch") is not None
+    return Finding(has_torch, "the trainer is installed", "it needs torch: pip install torch==2.13.0")
+
+
+def _port(port: int) -> Finding:
+    try:
+        with socket.create_server(("127.0.0.1", port)):
+            return Finding(True, f"port {port} is free")
+    except OSError as error:
+        return Finding(False, f"port {port}: {error.strerror}", "end what uses it, or `leyden serve --port 0`")
+
+
+async def _server(url: str) -> list[Finding]:
+    from leyden.client import HttpStore
+
+    key = os.environ.get("LEYDEN_KEY")
+    if not key:
+        return [
+            Finding(False, f"no key for {url}", "set LEYDEN_KEY to the operator's key; `leyden serve` says where it is")
+        ]
+    store = HttpStore(url, key)
+    findings: list[Finding] = []
+    try:
+        health = await store.health()
+        findings.append(Finding(True, f"server {url} answers (version {health.get('version')})"))
+        endpoints = await store.endpoints()
+        findings.append(Finding(True, "its key is right"))
+        if not endpoints:
+            findings.append(Finding(False, "no model endpoint is published", "start `leyden train`, or publish one"))
+        for endpoint in endpoints:
+            findings.append(await _model(endpoint))
+    except LeydenError as error:
+        findings.append(Finding(False, f"server {url}", str(error)))
+    finally:
+        await store.close()
+    return findings
+
+
+async def _model(endpoint: Any) -> Finding:
+    """One tiny request, to see whether tokens and log probabilities come back."""
+    import httpx
+
+    body = {
+        "model": endpoint.model,
+        "messages": [{"role": "user", "content": "hi"}],
+        "max_tokens": 1,
+        "logprobs": True,
+        "return_token_ids": True,
+    }
+    headers = {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
+    name = f"model {endpoint.model} at {endpoint.url}, version {endpoint.version}"
+    try:
+        async with httpx.AsyncClient(timeout=60, trust_env=False) as client:
+            response = await client.post(f"{endpoint.url}/chat/completions", json=body, headers=headers)
+    except httpx.HTTPError as error:
+        return Finding(False, name, f"it does not answer ({type(error).__name__}): start its policy server again")
+    if response.status_code != 200:
+        return Finding(False, name, f"it answered {response.status_code}: {response.text[:200]}")
+    answer = response.json()
+    complete = answer.get("prompt_token_ids") and answer["choices"][0].get("token_ids")
+    return Finding(
+        bool(complete), f"{name} returns tokens", "it returns no token ids: serve it with vLLM 0.10.2 or newer"
+    )

@@ -1,0 +1,59 @@
+"""Whose fault was it? What an agent raised, sorted into data (the model's doing), infrastructure, and refusals."""
+
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from leyden.errors import LeydenError, Unattributed
+from leyden.types import Failure, FailureKind
+
+__all__ = ["Verdict", "judge"]
+
+_INFRASTRUCTURE_STATUS = {401, 403, 409, 410}
+_OVERFLOW = "context_length_exceeded"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """failed: data, with the failure reward. lost: to be tried again. incomplete: trying again would not help."""
+
+    status: Literal["failed", "lost", "incomplete"]
+    failure: Failure
+
+
+def judge(error: BaseException) -> Verdict:
+    """Sort by the first error of the chain of causes that tells."""
+    for cause in _chain(error):
+        if isinstance(cause, Unattributed):
+            return Verdict("incomplete", _failure("infrastructure", cause))
+        if getattr(cause, "code", None) == _OVERFLOW:
+            return Verdict("failed", _failure("context_overflow", cause))
+        if _is_infrastructure(cause):
+            return Verdict("lost", _failure("infrastructure", cause))
+    return Verdict("failed", _failure("agent_error", error))
+
+
+def _is_infrastructure(error: BaseException) -> bool:
+    if isinstance(error, LeydenError):
+        return True
+    if not type(error).__module__.startswith("openai"):
+        return False
+    status = getattr(error, "status_code", None)
+    if isinstance(status, int):
+        return status >= 500 or status in _INFRASTRUCTURE_STATUS
+    return "Connection" in type(error).__name__ or "Timeout" in type(error).__name__
+
+
+def _failure(kind: FailureKind, error: BaseException) -> Failure:
+    text = "".join(traceback.format_exception(error))
+    return Failure(kind=kind, message=f"{type(error).__name__}: {error}"[:2000], traceback=text[-20_000:])
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = current.__cause__ or current.__context__

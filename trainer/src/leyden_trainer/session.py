@@ -5,10 +5,11 @@ import contextlib
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
-from leyden.client import HttpStore
 from rich.console import Console
 
+from leyden.client import HttpStore
 from leyden.errors import BadConfig
+from leyden.tasks import read_tasks
 from leyden_trainer.children import Server, started_runner, started_server
 from leyden_trainer.config import TrainConfig
 from leyden_trainer.credit import credit_method
@@ -17,7 +18,7 @@ from leyden_trainer.local.backend import LocalBackend
 from leyden_trainer.loop import Loop, RunState
 from leyden_trainer.screen import Screen
 from leyden_trainer.summary import Summary, draw_curve, write_summary
-from leyden_trainer.tasks import check_apart, read_tasks
+from leyden_trainer.tasks import check_apart
 
 __all__ = ["run_training"]
 

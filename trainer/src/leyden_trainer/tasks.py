@@ -1,39 +1,17 @@
-"""Task files and the order in which a run takes them: endless, reshuffled every pass, the same for the same seed."""
+"""The order in which a run takes its tasks: endless, reshuffled every pass, the same for the same seed."""
 
 import json
 import random
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from pydantic import JsonValue
 
-from leyden.errors import BadConfig, BadTask
+from leyden.errors import BadConfig
+from leyden.tasks import task_id
 from leyden.types import Rollout, Sampling
 from leyden_trainer.config import TrainConfig
 
-__all__ = ["check_apart", "heldout_rollouts", "read_tasks", "train_groups"]
-
-
-def read_tasks(path: Path) -> list[JsonValue]:
-    """The tasks of a JSON-lines file; blank lines are skipped.
-
-    Raises:
-        BadTask: no such file, no task in it, or a line that is not JSON (the message says which).
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise BadTask(f"cannot read the task file {path}: {error.strerror}") from error
-    tasks: list[JsonValue] = []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                tasks.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise BadTask(f"{path}, line {number}: not JSON ({error}); expected one JSON value a line") from error
-    if not tasks:
-        raise BadTask(f"{path} has no task; expected one JSON value a line")
-    return tasks
+__all__ = ["check_apart", "heldout_rollouts", "train_groups"]
 
 
 def check_apart(train: Sequence[JsonValue], heldout: Sequence[JsonValue]) -> None:
@@ -57,10 +35,6 @@ def _content(task: JsonValue) -> str:
     return json.dumps(task, sort_keys=True)
 
 
-def _task_id(task: JsonValue, number: int) -> str:
-    return str(task["id"]) if isinstance(task, dict) and "id" in task else str(number)
-
-
 def train_groups(
     config: TrainConfig, run: str, step: int, tasks: Sequence[JsonValue], start: int
 ) -> Iterator[list[Rollout]]:
@@ -78,7 +52,7 @@ def train_groups(
             Rollout(
                 id=f"{group_id}-r{member}",
                 group_id=group_id,
-                task_id=_task_id(tasks[order[index]], order[index] + 1),
+                task_id=task_id(tasks[order[index]], order[index] + 1),
                 task=tasks[order[index]],
                 mode="train",
                 run=run,
@@ -105,7 +79,7 @@ def heldout_rollouts(config: TrainConfig, run: str, step: int, tasks: Sequence[J
         Rollout(
             id=f"{run}-h{step}-{number}",
             group_id=f"{run}-h{step}-{number}",
-            task_id=_task_id(task, number),
+            task_id=task_id(task, number),
             task=task,
             mode="eval",
             run=run,

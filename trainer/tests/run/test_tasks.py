@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from leyden.errors import BadConfig, BadTask
+from leyden.tasks import read_tasks
 from leyden_trainer.config import TrainConfig
-from leyden_trainer.tasks import check_apart, heldout_rollouts, read_tasks, train_groups
+from leyden_trainer.tasks import check_apart, heldout_rollouts, train_groups
 
 
 def make_config(**trainer: int) -> TrainConfig:

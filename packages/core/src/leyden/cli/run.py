@@ -13,10 +13,11 @@ from typing import Annotated, Any
 
 import typer
 
-from leyden.cli.tasks import queued_rollouts, read_tasks
+from leyden.cli.queued import queued_rollouts
 from leyden.errors import BadConfig
 from leyden.runner.options import RunnerOptions
 from leyden.scope import Routing
+from leyden.tasks import read_tasks
 from leyden.types import Endpoint, Rollout
 
 __all__ = ["run"]

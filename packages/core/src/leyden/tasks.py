@@ -1,4 +1,4 @@
-"""Task files of `leyden run`: one JSON value a line."""
+"""Task files: one JSON value a line."""
 
 import json
 from pathlib import Path
@@ -6,9 +6,8 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from leyden.errors import BadTask
-from leyden.types import Rollout, Sampling, new_id
 
-__all__ = ["queued_rollouts", "read_tasks"]
+__all__ = ["read_tasks", "task_id"]
 
 
 def read_tasks(path: Path) -> list[JsonValue]:
@@ -33,21 +32,6 @@ def read_tasks(path: Path) -> list[JsonValue]:
     return tasks
 
 
-def queued_rollouts(tasks: list[JsonValue], *, tries: int, routed: bool, run: str) -> list[Rollout]:
-    """`tries` rollouts of each task, in one group; measured when the model is behind the gateway, else only traced."""
-    rollouts: list[Rollout] = []
-    for number, task in enumerate(tasks, 1):
-        group_id = new_id()
-        task_id = str(task["id"]) if isinstance(task, dict) and "id" in task else str(number)
-        rollouts += [
-            Rollout(
-                group_id=group_id,
-                task_id=task_id,
-                task=task,
-                mode="eval" if routed else "trace",
-                run=run,
-                sampling=Sampling(),
-            )
-            for _ in range(tries)
-        ]
-    return rollouts
+def task_id(task: JsonValue, number: int) -> str:
+    """The task's own "id", else its number in the file, from 1."""
+    return str(task["id"]) if isinstance(task, dict) and "id" in task else str(number)

@@ -23,8 +23,6 @@ def train(
     ] = False,
 ) -> None:
     """Train the model behind an agent. Any setting may follow as a flag: --trainer.steps=4 --seed=1"""
-    # torch's threads spin at their barriers; with the agent on the same cores, that starves both.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     settings = load_config(config, context.args)
     folder = _unfinished(settings) if resume else _fresh(settings)
     code = asyncio.run(_run(settings, folder, Console(soft_wrap=True)))

@@ -101,7 +101,7 @@ class TrainerConfig(Section):
     evaluate_every: int = Field(default=4, ge=1)
     stop_at: float | None = None
     """Stop when the held-out mean reward reaches this."""
-    micro_batch_tokens: int = Field(default=4096, ge=1)
+    micro_batch_tokens: int = Field(default=1024, ge=1)
     """Upper bound of tokens in one forward pass of training; memory, never the gradient, depends on it."""
     max_mismatch: float = Field(default=1e-3, gt=0)
     """Stop when a trained token's log probability differs more than this between sampler and trainer."""

@@ -1,4 +1,4 @@
-"""One forward pass for sampling and for training: rows go on from what a cache already holds, wherever it lies.
+"""The forward pass of sampling: rows go on from what a cache already holds, wherever it lies.
 
 Attention is decided by position, not by column: a column is seen by every later position of its row. So prefixes,
 right-padded prompts and sampled tokens follow each other without being moved together, and gaps cost nothing but space.
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
-__all__ = ["EMPTY", "attention_mask", "common_prefix", "decoder", "extend", "logits"]
+__all__ = ["EMPTY", "attention_mask", "common_prefix", "decoder", "extend", "logits", "masked"]
 
 EMPTY = 2**30
 """The position of a column that holds nothing: later than all positions, so nothing ever sees it."""
@@ -28,13 +28,16 @@ def logits(model: PreTrainedModel, hidden_N_D: Tensor) -> Tensor:
     return output(hidden_N_D).float()
 
 
-def attention_mask(queries_B_Q: Tensor, keys_B_L: Tensor, dtype: torch.dtype) -> Tensor:
-    """[B, 1, Q, L], additive: 0 where the key's position is not after the query's, else the lowest finite number."""
-    seen_B_Q_L = keys_B_L[:, None, :] <= queries_B_Q[:, :, None]
+def masked(seen_B_Q_L: Tensor, dtype: torch.dtype) -> Tensor:
+    """The additive mask [B, 1, Q, L]: 0 where the query sees the key, else the lowest finite number."""
     # Not -inf: a padded query may see nothing, and its NaN would spread through 0 * NaN.
-    return torch.zeros((), dtype=dtype, device=keys_B_L.device).masked_fill(~seen_B_Q_L, torch.finfo(dtype).min)[
-        :, None
-    ]
+    hidden = torch.finfo(dtype).min
+    return torch.zeros((), dtype=dtype, device=seen_B_Q_L.device).masked_fill(~seen_B_Q_L, hidden)[:, None]
+
+
+def attention_mask(queries_B_Q: Tensor, keys_B_L: Tensor, dtype: torch.dtype) -> Tensor:
+    """The additive mask of keys that are not after the query, by position."""
+    return masked(keys_B_L[:, None, :] <= queries_B_Q[:, :, None], dtype)
 
 
 def extend(

@@ -1,4 +1,4 @@
-"""The optimiser of the local backend: one step on all rows, in micro-batches that share what their prompts share.
+"""The optimiser of the local backend: one step on all rows, in micro-batches that compute what rows share once.
 
 The loss is the rows' weighted sum and nothing is divided here, so the gradient does not depend on how rows were packed.
 Whoever calls it keeps the sampler paused: both use the same weights.

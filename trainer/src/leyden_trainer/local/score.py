@@ -1,7 +1,7 @@
-"""Log probabilities of trained tokens, differentiable, with every shared beginning of rows computed once.
+"""Log probabilities of trained tokens, differentiable, with whatever rows begin alike computed once.
 
-A micro-batch runs in three stages: the tokens that all its rows begin with; the rest of each different prompt (what is
-before a row's first trained token); each row from there on. Gradients of shared stages add up by themselves.
+A micro-batch is one tree of tokens: rows are its paths, and each node is computed once and sees its ancestors alone. So
+nothing is padded or copied, and the gradients of shared nodes add up by themselves.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,15 +9,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from leyden.errors import BadInput
-from leyden_trainer.local.forward import common_prefix, extend, logits
+from leyden_trainer.local.forward import common_prefix, decoder, logits, masked
 from leyden_trainer.rows import TrainingRow
 
 __all__ = ["Scores", "micro_batches", "score"]
-
-MIN_SHARED_TOKENS = 8
 
 
 @dataclass(frozen=True)
@@ -31,86 +29,83 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class _Parts:
-    """A row up to its last trained token, which is predicted but never read."""
+class _Tree:
+    """Tokens of Q nodes with their depths, and for each row the nodes of the tokens that it reads."""
 
-    prompt: tuple[int, ...]
-    read: tuple[int, ...]
-    """From the first trained token on."""
-    predicted: tuple[int, ...]
-    mask: tuple[bool, ...]
-    """Which of `predicted` are trained; one longer than `read`."""
-
-
-def _parts(row: TrainingRow) -> _Parts:
-    if True not in row.mask:
-        raise BadInput(f"a row of rollout {row.rollout_id} has no trained token; leave it out")
-    first = row.mask.index(True)
-    end = len(row.mask) - row.mask[::-1].index(True)
-    if first == 0:
-        raise BadInput(f"a row of rollout {row.rollout_id} trains its first token, which nothing predicts")
-    tokens = row.token_ids
-    return _Parts(tokens[:first], tokens[first : end - 1], tokens[first:end], row.mask[first:end])
+    token_ids: list[int]
+    depths: list[int]
+    paths: list[list[int]]
 
 
 def micro_batches(rows: Sequence[TrainingRow], max_tokens: int) -> Iterator[list[TrainingRow]]:
-    """The rows in pieces of at most `max_tokens` padded tokens, or of one row; rows that begin alike stay together."""
-    ordered = sorted(((row, _parts(row)) for row in rows), key=lambda pair: (pair[1].prompt, len(pair[1].read)))
-    batch: list[tuple[TrainingRow, _Parts]] = []
-    for pair in ordered:
-        if batch and _padded_tokens([parts for _, parts in [*batch, pair]]) > max_tokens:
-            yield [row for row, _ in batch]
-            batch = []
-        batch.append(pair)
+    """The rows in pieces of one row, or whose trees have at most `max_tokens` nodes; rows that begin alike meet."""
+    batch: list[TrainingRow] = []
+    size = 0
+    for row in sorted(rows, key=lambda row: row.token_ids):
+        new = len(_read(row)) - (common_prefix([_read(batch[-1]), _read(row)]) if batch else 0)
+        if batch and size + new > max_tokens:
+            yield batch
+            batch, size, new = [], 0, len(_read(row))
+        batch.append(row)
+        size += new
     if batch:
-        yield [row for row, _ in batch]
-
-
-def _padded_tokens(rows: Sequence[_Parts]) -> int:
-    prompts = list({row.prompt for row in rows})
-    shared = _shared(prompts)
-    rest = max(len(prompt) for prompt in prompts) - shared
-    return shared + len(prompts) * rest + len(rows) * max(len(row.read) for row in rows)
-
-
-def _shared(prompts: Sequence[tuple[int, ...]]) -> int:
-    """How much of the prompts' common beginning to compute apart; every prompt keeps at least one token."""
-    if len(prompts) == 1:
-        return 0
-    shared = min(common_prefix(prompts), min(map(len, prompts)) - 1)
-    return shared if shared >= MIN_SHARED_TOKENS else 0
+        yield batch
 
 
 def score(model: PreTrainedModel, rows: Sequence[TrainingRow], *, temperature: float) -> Scores:
-    """Run one micro-batch. Logits are computed for trained tokens alone, and divided by `temperature`."""
-    split = [_parts(row) for row in rows]
-    prompts = list(dict.fromkeys(parts.prompt for parts in split))
-    place = {prompt: index for index, prompt in enumerate(prompts)}
+    """Run one micro-batch. Logits are computed where a trained token follows, and divided by `temperature`."""
+    tree = _tree(rows)
     device = model.device
-    select_B = torch.tensor([place[parts.prompt] for parts in split], device=device)
-
-    cache = DynamicCache()
-    positions = torch.empty(1, 0, dtype=torch.int64, device=device)
-    shared = _shared(prompts)
-    if shared:
-        positions, _ = extend(model, cache, positions, [prompts[0][:shared]])
-        cache.batch_select_indices(torch.zeros(len(prompts), dtype=torch.int64, device=device))
-    rest = [prompt[shared:] for prompt in prompts]
-    positions, hidden_U_T_D = extend(model, cache, positions.expand(len(prompts), -1), rest)
-    last_U_D = hidden_U_T_D[range(len(prompts)), [len(tokens) - 1 for tokens in rest]]
-    hidden_B_T_D = last_U_D[select_B][:, None]
-    if any(parts.read for parts in split):
-        cache.batch_select_indices(select_B)
-        _, read_B_T_D = extend(model, cache, positions[select_B], [parts.read for parts in split])
-        hidden_B_T_D = torch.cat([hidden_B_T_D, read_B_T_D], dim=1)
-
-    trained = [(b, t) for b, parts in enumerate(split) for t, chosen in enumerate(parts.mask) if chosen]
-    row_N, column_N = torch.tensor(trained, device=device).T
-    target_N = torch.tensor([split[b].predicted[t] for b, t in trained], device=device)
-    logprobs_N_V = torch.log_softmax(logits(model, hidden_B_T_D[row_N, column_N]) / temperature, dim=-1)
-    computed = shared + sum(map(len, rest)) + sum(len(parts.read) for parts in split)
-    return Scores(logprobs_N_V.gather(1, target_N[:, None])[:, 0], _entropy(logprobs_N_V.detach()), computed)
+    hidden_Q_D = (
+        decoder(model)(
+            input_ids=torch.tensor([tree.token_ids], device=device),
+            attention_mask=masked(_ancestors(tree).to(device)[None], model.dtype),
+            position_ids=torch.tensor([tree.depths], device=device),
+            use_cache=False,
+        )
+    ).last_hidden_state[0]
+    trained = [
+        (path[t - 1], row.token_ids[t])
+        for row, path in zip(rows, tree.paths, strict=True)
+        for t, chosen in enumerate(row.mask)
+        if chosen
+    ]
+    node_N, token_N = torch.tensor(trained, device=device).T
+    node_U, place_N = node_N.unique(return_inverse=True)
+    logprobs_U_V = torch.log_softmax(logits(model, hidden_Q_D[node_U]) / temperature, dim=-1)
+    entropy_U = -(logprobs_U_V.detach().exp() * logprobs_U_V.detach()).sum(-1)
+    return Scores(logprobs_U_V[place_N, token_N], entropy_U[place_N], len(tree.token_ids))
 
 
-def _entropy(logprobs_N_V: Tensor) -> Tensor:
-    return -(logprobs_N_V.exp() * logprobs_N_V).sum(-1)
+def _read(row: TrainingRow) -> tuple[int, ...]:
+    """The row's tokens before its last trained one, which is predicted but never read."""
+    if True not in row.mask:
+        raise BadInput(f"a row of rollout {row.rollout_id} has no trained token; leave it out")
+    if row.mask[0]:
+        raise BadInput(f"a row of rollout {row.rollout_id} trains its first token, which nothing predicts")
+    return row.token_ids[: len(row.mask) - 1 - row.mask[::-1].index(True)]
+
+
+def _tree(rows: Sequence[TrainingRow]) -> _Tree:
+    """Each row shares what it has in common with the row before it: all that there is to share, if they are sorted."""
+    tree = _Tree([], [], [])
+    before: tuple[int, ...] = ()
+    for row in rows:
+        read = _read(row)
+        shared = common_prefix([before, read])
+        new = range(len(tree.token_ids), len(tree.token_ids) + len(read) - shared)
+        tree.paths.append([*(tree.paths[-1][:shared] if tree.paths else ()), *new])
+        tree.token_ids.extend(read[shared:])
+        tree.depths.extend(range(shared, len(read)))
+        before = read
+    return tree
+
+
+def _ancestors(tree: _Tree) -> Tensor:
+    """[Q, Q]: whether the second node is the first or an ancestor of it."""
+    seen_Q_Q = torch.zeros(len(tree.token_ids), len(tree.token_ids), dtype=torch.bool)
+    for path in tree.paths:
+        nodes = torch.tensor(path)
+        rows, columns = torch.tril_indices(len(path), len(path))
+        seen_Q_Q[nodes[rows], nodes[columns]] = True
+    return seen_Q_Q

@@ -76,8 +76,8 @@ class _Row:
 def transitions(rollout_id: str, calls: Sequence[Call], *, max_tokens: int | None) -> list[Transition]:
     """The rows of one rollout, in the order in which they began.
 
-    Only the answer that the agent saw is trained: retries, errors and cancelled answers are left out, and so are context
-    calls. Calls are taken by (started_at, id). A call whose prompt starts with all tokens of a row continues that row,
+    Only the answer that the agent saw is trained: retries, errors, cancelled answers and context calls are left out.
+    Calls are taken by (started_at, id). A call whose prompt starts with all tokens of a row continues that row,
     the longest one if there are several; else it begins a new one. Each of several choices is a row of its own.
 
     Args:

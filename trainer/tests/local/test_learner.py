@@ -129,9 +129,26 @@ def test_shared_prompts_are_computed_once(model):
     )
 
 
+def test_rows_that_begin_with_other_rows_cost_only_what_is_new(model):
+    """A conversation's second call as a row of its own, and two rollouts that said the same."""
+    first, other = random_rows(2, groups=1)
+    ended = dataclasses.replace(first, token_ids=(*first.token_ids, 9), mask=(*first.mask, True))
+    ended = dataclasses.replace(
+        ended, logprobs=(*first.logprobs, -6.0), advantages=(*first.advantages, 1.0), weights=(*first.weights, 0.1)
+    )
+    tested = learner(model, learning_rate=1e-9)
+    alone = tested.step([ended]).computed_tokens
+    assert alone == len(first.token_ids)
+    twins = tested.step([first, ended, dataclasses.replace(ended, rollout_id="twin")])
+    assert twins.computed_tokens == alone
+    assert twins.trained_tokens == 3 * sum(first.mask) + 2
+    shared = first.mask.index(True)
+    assert tested.step([ended, other]).computed_tokens <= alone + len(other.token_ids) - shared
+
+
 def test_micro_batches_hold_every_row_once_and_keep_rows_of_a_prompt_together(model):
     rows = random_rows(30, groups=3)
-    batches = list(micro_batches(rows, 100))
+    batches = list(micro_batches(rows, 60))
     assert len(batches) > 2
     assert sorted(row.rollout_id for batch in batches for row in batch) == sorted(row.rollout_id for row in rows)
     order = [row.token_ids[: row.mask.index(True)] for batch in batches for row in batch]

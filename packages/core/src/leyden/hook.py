@@ -1,4 +1,4 @@
-"""A patch of the `openai` client (1.x to 3.x): each logical call gets an id, says who makes it, and goes to the gateway.
+"""A patch of the `openai` client (1.x to 3.x): each logical call gets an id, says who calls, and goes to the gateway.
 
 Unlike a patch of the transport it sits above the client's retries, so that a retried call keeps its id. A fault of the
 hook itself never reaches the agent; a call whose rollout is not certain does, as `Unattributed`.
@@ -7,7 +7,7 @@ hook itself never reaches the agent; a call whose rollout is not certain does, a
 import functools
 import importlib.util
 import logging
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 from leyden.adapters import caller
@@ -67,8 +67,8 @@ def _routed(client: Any, options: Any) -> Any:
     if scope is None:
         if _require_scope:
             raise Unattributed(
-                "a model call was made outside any rollout, in a process where several run: start threads inside the agent "
-                'function, or run with agent.isolation = "process"'
+                "a model call was made outside any rollout, in a process where several run: start threads inside the "
+                'agent function, or run with agent.isolation = "process"'
             )
         return options
     if scope.closed:
@@ -85,7 +85,7 @@ def _routed(client: Any, options: Any) -> Any:
 
 
 def _marked(client: Any, options: Any, path: str, scope: Scope) -> Any:
-    data = options.json_data if isinstance(options.json_data, dict) else {}
+    data = _mapping(options.json_data)
     model = str(data.get("model", ""))
     call_id = new_id()
     known = caller()
@@ -108,9 +108,10 @@ def _headers(client: Any, options: Any, call_id: str, structure: Structure | Non
     """Ours in the place of the agent's: none of its secrets may reach the gateway, in whatever header they travel."""
     from openai import Omit
 
-    own = options.headers if isinstance(options.headers, dict) else {}
+    own = _mapping(options.headers)
     # `_custom_headers` are those that the agent gave to the client, under any name.
-    names = {"OpenAI-Organization", "OpenAI-Project", *own, *getattr(client, "_custom_headers", {})}
+    given: dict[str, Any] = getattr(client, "_custom_headers", {})
+    names = {"OpenAI-Organization", "OpenAI-Project", *own, *given}
     headers: dict[str, Any] = {name: Omit() for name in names if not name.lower().startswith(_KEPT)}
     headers |= {name: value for name, value in own.items() if name.lower().startswith(_KEPT)}
     headers |= {"Authorization": f"Bearer {scope.key}", "X-Leyden-Call": call_id}
@@ -134,3 +135,8 @@ def _note_context(call_id: str, path: str, data: dict[str, Any], structure: Stru
         context=True,
     )
     recorder.record(scope, call)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    """`value` if it is a dict: the client's "not given" is an object of its own."""
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}

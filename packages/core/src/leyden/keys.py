@@ -42,7 +42,8 @@ class Keys:
 
     def rollout_key(self, rollout_id: str, attempt: int) -> str:
         """The key of one attempt of one rollout."""
-        return jwt.encode({"rollout": rollout_id, "attempt": attempt}, self._secret, algorithm="HS256")
+        claims = {"rollout": rollout_id, "attempt": attempt}
+        return jwt.encode(claims, self._secret, algorithm="HS256")  # pyright: ignore[reportUnknownMemberType]
 
     def open(self, key: str) -> Access:
         """What `key` opens.

@@ -4,7 +4,7 @@ The only place that decides what a conflict is. Merging is idempotent and, where
 associative, so that records may arrive in any order and more than once.
 """
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
@@ -42,9 +42,15 @@ def merge(old: Call, new: Call) -> Call:
 
 
 def _fields(old: M | None, new: M | None, what: str) -> M | None:
-    if old is None or new is None or old == new:
+    if old is None or new is None:
         return new if old is None else old
-    values = {
+    return _filled(old, new, what)
+
+
+def _filled(old: M, new: M, what: str) -> M:
+    if old == new:
+        return old
+    values: dict[str, Any] = {
         name: _value(getattr(old, name), getattr(new, name), f"{what}, {name}") for name in type(old).model_fields
     }
     return type(old).model_construct(**values)
@@ -64,27 +70,36 @@ def _unknown(value: object) -> bool:
 
 def _attempts(old: Call, new: Call) -> tuple[Attempt, ...]:
     """Attempts by id; an HTTP attempt whose client does not count its retries gets the next free number."""
-    attempts = {attempt.id: attempt for attempt in old.attempts}
-    for attempt in new.attempts:
-        known = attempts.get(attempt.id)
-        if known is None:
-            attempts[attempt.id] = attempt
-        elif known.model_copy(update={"number": attempt.number}) != attempt:
+    known: dict[str, Attempt] = {}
+    for attempt in (*old.attempts, *new.attempts):
+        twin = known.get(attempt.id) or next((one for one in known.values() if _is_twin(one, attempt)), attempt)
+        if twin.model_copy(update={"id": attempt.id, "number": attempt.number}) != attempt:
             raise Conflict(f"attempt {attempt.id} of call {old.id} came again with other content; the first stays")
-    return _numbered(sorted(attempts.values(), key=lambda attempt: (attempt.number, attempt.started_at, attempt.id)))
+        known.pop(twin.id, None)
+        name, number = min(twin.id, attempt.id), max(twin.number, attempt.number)
+        known[name] = twin.model_copy(update={"id": name, "number": number})
+    return _numbered(list(known.values()))
+
+
+def _is_twin(one: Attempt, other: Attempt) -> bool:
+    """Whether they differ in nothing but the id: a record that was written twice."""
+    return one.number == other.number and one.model_copy(update={"id": other.id}) == other
 
 
 def _numbered(attempts: list[Attempt]) -> tuple[Attempt, ...]:
+    """By number; where two have the same, by time, and a number that is taken moves up."""
     if len({attempt.number for attempt in attempts}) == len(attempts):
-        return tuple(attempts)
-    in_time = sorted(attempts, key=lambda attempt: (attempt.started_at, attempt.id))
-    return tuple(attempt.model_copy(update={"number": number}) for number, attempt in enumerate(in_time))
+        return tuple(sorted(attempts, key=lambda attempt: attempt.number))
+    numbered: list[Attempt] = []
+    for attempt in sorted(attempts, key=lambda attempt: (attempt.started_at, attempt.id)):
+        number = max(attempt.number, numbered[-1].number + 1) if numbered else attempt.number
+        numbered.append(attempt.model_copy(update={"number": number}))
+    return tuple(numbered)
 
 
 def _tools(old: Call, new: Call) -> tuple[ToolUse, ...]:
-    tools = {tool.id: tool for tool in old.tools}
-    for tool in new.tools:
-        merged = _fields(tools.get(tool.id), tool, f"tool use {tool.id} of call {old.id}")
-        assert merged is not None
-        tools[tool.id] = merged
-    return tuple(sorted(tools.values(), key=lambda tool: (tool.started_at or 0.0, tool.id)))
+    tools: dict[str, ToolUse] = {}
+    for tool in (*old.tools, *new.tools):
+        known = tools.get(tool.id, tool)
+        tools[tool.id] = _filled(known, tool, f"tool use {tool.id} of call {old.id}")
+    return tuple(sorted(tools.values(), key=lambda tool: (tool.started_at is None, tool.started_at, tool.id)))

@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass
 
 from leyden.scope import current_scope
-from leyden.types import Reward
+from leyden.types import Reward, reward_value
 
 __all__ = ["Current", "current", "reward"]
 
@@ -31,11 +31,12 @@ def reward(value: float, *, name: str = "reward", agent: str | None = None, call
     Raises:
         BadReward: `value` is not a finite number or a bool.
     """
+    number = reward_value(value)
     scope = current_scope()
     given = Reward(
         rollout_id=scope.rollout_id if scope else "",
         attempt=scope.attempt if scope else 0,
-        value=value,
+        value=number,
         name=name,
         source="agent",
         agent=agent,

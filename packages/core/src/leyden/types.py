@@ -34,6 +34,7 @@ __all__ = [
     "Structure",
     "ToolUse",
     "new_id",
+    "reward_value",
 ]
 
 Mode = Literal["train", "eval", "trace"]
@@ -58,7 +59,8 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def _reward_value(value: Any) -> float:
+def reward_value(value: Any) -> float:
+    """The value as a float; `BadReward` if it is not a finite number or a bool."""
     if isinstance(value, bool):
         return float(value)
     if not isinstance(value, int | float):
@@ -69,7 +71,7 @@ def _reward_value(value: Any) -> float:
     return number
 
 
-RewardValue = Annotated[float, BeforeValidator(_reward_value)]
+RewardValue = Annotated[float, BeforeValidator(reward_value)]
 """A finite float; True and False are 1.0 and 0.0. Anything else is refused."""
 
 
@@ -147,7 +149,7 @@ class Choice(Frozen):
 
 
 class Attempt(Frozen):
-    """One HTTP request for a call: retries of one call are several attempts. The last "ok" one is what the agent saw."""
+    """One HTTP request for a call; retries of a call are several attempts. The last "ok" one is what the agent saw."""
 
     number: int = Field(ge=0)
     """The client's retry count: 0 for the first."""

@@ -214,7 +214,8 @@ def _choices(response: LLMResult | None) -> tuple[Choice, ...]:
     for generation in (generation for some in response.generations for generation in some):
         message = getattr(generation, "message", None)
         told = generation.generation_info or getattr(message, "response_metadata", None) or {}
-        said = {"role": "assistant", "content": generation.text} if message is None else _openai(message)
+        text: dict[str, Any] = {"role": "assistant", "content": generation.text}
+        said = text if message is None else _openai(message)
         choices.append(Choice(message=said, finish_reason=told.get("finish_reason")))
     return tuple(choices)
 

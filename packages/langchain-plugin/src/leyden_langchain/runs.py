@@ -83,7 +83,7 @@ class Runs:
         )
 
     def _agent(self, run: Run, namespace: str | None) -> tuple[str, ...]:
-        """Names of the agents from the outermost to the caller; in a graph that names none, its nodes are the agents."""
+        """Names of the agents, the outermost first; in a graph that names none, its nodes are the agents."""
         names: list[str] = []
         for above in self.upwards(run):
             name = above.metadata.get("lc_agent_name")

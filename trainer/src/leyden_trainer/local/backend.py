@@ -1,4 +1,4 @@
-"""The local backend: model, sampler, policy server and learner of one process, on a CPU, an Apple GPU or one CUDA GPU."""
+"""The local backend: model, sampler, policy server and learner in one process, on a CPU, an Apple or one CUDA GPU."""
 
 import asyncio
 import contextlib

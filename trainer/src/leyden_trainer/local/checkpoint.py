@@ -45,13 +45,13 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
     try:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".saving-", ignore_cleanup_errors=True) as place:
             fresh = Path(place) / "model"
-            # A copy: safetensors writes the tensors as they are now, also if they share memory with the running model.
             model.save_pretrained(fresh, state_dict=merged_state(model))
             tokenizer.save_pretrained(fresh)
             if has_adapters(model):
                 _save_adapter(model, fresh / "adapter")
             for file in fresh.rglob("*"):
                 _sync(file)
+            # Between the two renames the old model is only in .saving-*: a kill there loses its name, not its files.
             if folder.exists():
                 folder.rename(Path(place) / "before")
             fresh.rename(folder)

@@ -258,7 +258,7 @@ async def _event_stream(chunks: AsyncGenerator[dict[str, Any]]) -> AsyncIterator
 
 
 async def _error(request: Request, error: Exception) -> Response:
-    status = {BadInput: 400, ContextOverflow: 400, _WrongKey: 401}.get(type(error), 503)
+    status = 400 if isinstance(error, BadInput) else 401 if isinstance(error, _WrongKey) else 503
     return JSONResponse(_error_body(error, status), status_code=status)
 
 

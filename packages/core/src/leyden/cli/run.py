@@ -136,7 +136,7 @@ class _Session:
         console = Console(stderr=True)
         columns = (TextColumn("rollouts"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         running = asyncio.create_task(runner.run(self._stop))
-        pending = [rollout.id for rollout in rollouts]
+        pending: list[str] = [rollout.id for rollout in rollouts]
         with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
             bar = progress.add_task("rollouts", total=len(pending))
             while pending and not running.done():
@@ -145,7 +145,7 @@ class _Session:
                 if not waiting.done():
                     waiting.cancel()
                     break
-                done = {rollout.id for rollout in waiting.result()}
+                done: set[str] = {rollout.id for rollout in waiting.result()}
                 pending = [rollout_id for rollout_id in pending if rollout_id not in done]
                 progress.advance(bar, len(done))
         self._stop.set()

@@ -1,4 +1,4 @@
-"""An answer as it comes in, whole or chunk by chunk: what was sampled is kept, what the agent did not ask for is taken out.
+"""An answer as it comes in, whole or in chunks: what was sampled is kept, what the agent did not ask for taken out.
 
 Unlike an SDK's accumulator it keeps token ids and log-probabilities, and checks them where they enter: a wrong one is
 reported and left out, never repaired.
@@ -9,6 +9,7 @@ from typing import Any
 
 from leyden.errors import BadInput
 from leyden.gateway.asked import Asked
+from leyden.gateway.json_text import is_object, is_objects
 from leyden.types import Choice
 
 __all__ = ["Answer", "check_tokens"]
@@ -170,15 +171,17 @@ def _joined(before: list[Any] | None, more: list[Any] | None) -> list[Any] | Non
 def _object(owner: dict[str, Any], name: str) -> dict[str, Any]:
     """The object under `name`; {} where it is missing or null."""
     value = owner.get(name)
-    if value is not None and not isinstance(value, dict):
+    if value is None:
+        return {}
+    if not is_object(value):
         raise BadInput(f"expected an object under {name!r}, got {str(value)[:80]}")
-    return value or {}
+    return value
 
 
 def _objects(owner: dict[str, Any], name: str) -> list[dict[str, Any]]:
     """The list of objects under `name`; [] where it is missing or null."""
-    value = owner.get(name) or []
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+    value: Any = owner.get(name) or []
+    if not is_objects(value):
         raise BadInput(f"expected a list of objects under {name!r}, got {str(value)[:80]}")
     return value
 
@@ -198,7 +201,8 @@ def _fold(message: dict[str, Any], delta: dict[str, Any]) -> None:
 def _fold_tool_call(calls: list[dict[str, Any]], part: dict[str, Any]) -> None:
     index = part.get("index", len(calls))
     while len(calls) <= index:
-        calls.append({"id": None, "type": "function", "function": {"name": None, "arguments": ""}})
+        empty: dict[str, Any] = {"id": None, "type": "function", "function": {"name": None, "arguments": ""}}
+        calls.append(empty)
     call = calls[index]
     function = _object(part, "function")
     call["id"] = part.get("id") or call["id"]

@@ -4,10 +4,10 @@ Unlike a validating proxy it checks only what the gateway itself reads; the poli
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from leyden.errors import BadInput
-from leyden.gateway.json_text import load_object
+from leyden.gateway.json_text import is_objects, load_object
 from leyden.gateway.sampling import apply
 from leyden.types import Request, Sampling
 
@@ -52,7 +52,8 @@ class Asked:
 
     @property
     def wants_usage(self) -> bool:
-        return bool((self.body.get("stream_options") or {}).get("include_usage"))
+        options: dict[str, Any] = self.body.get("stream_options") or {}
+        return bool(options.get("include_usage"))
 
     def for_policy(self, sampling: Sampling, model: str, call_number: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """The body to send, and the fields in it that differ from the agent's (None: removed)."""
@@ -67,14 +68,11 @@ class Asked:
 
     def record(self, sent: dict[str, Any]) -> Request:
         """The request as the store keeps it."""
-        if self.chat:
-            messages = tuple(self.body["messages"])
-        else:
-            messages = ({"role": "prompt", "content": self.body["prompt"]},)
+        messages = self.body["messages"] if self.chat else [{"role": "prompt", "content": self.body["prompt"]}]
         apart = ("messages", "tools") if self.chat else ("prompt",)
         return Request(
             path=self.path,
-            messages=messages,
+            messages=tuple(messages),
             tools=tuple(self.body.get("tools") or ()) if self.chat else (),
             asked={name: value for name, value in self.body.items() if name not in apart},
             sent=sent,
@@ -100,7 +98,7 @@ def parse(path: str, raw: bytes) -> Asked:
 
 def _need_objects(body: dict[str, Any], name: str) -> None:
     value = body.get(name)
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+    if not is_objects(value):
         raise BadInput(f"{name} must be a list of objects, got {type(value).__name__}: {str(value)[:80]}")
 
 
@@ -111,4 +109,6 @@ def _need(body: dict[str, Any], name: str, kind: type) -> None:
 
 
 def _one_prompt(prompt: Any) -> bool:
-    return isinstance(prompt, str) or (isinstance(prompt, list) and all(type(token) is int for token in prompt))
+    if isinstance(prompt, list):
+        return all(type(token) is int for token in cast("list[Any]", prompt))
+    return isinstance(prompt, str)

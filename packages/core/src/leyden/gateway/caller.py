@@ -1,6 +1,6 @@
 """Who is calling: the rollout by its key, the call by the hook's headers.
 
-A header that cannot be read never fails the call: the call goes on without what it would have said, and the log says so.
+A header that cannot be read never fails the call: it goes on without what the header would have said, and is logged.
 """
 
 import logging

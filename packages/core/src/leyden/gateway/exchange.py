@@ -1,7 +1,7 @@
 """The life of one attempt: forwarded, checked, committed to the store, and only then answered.
 
-Unlike a proxy that logs, an answer whose record was not committed never reaches the agent: of a stream the last chunk is
-held back until then.
+Unlike a proxy that logs, an answer whose record was not committed never reaches the agent: of a stream the last chunk
+is held back until then.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from leyden.gateway.asked import Asked
 from leyden.gateway.caller import Caller
 from leyden.gateway.endpoints import Endpoints, Picked
 from leyden.gateway.fault import Fault, fault, fault_of
-from leyden.gateway.json_text import dump, load_object
+from leyden.gateway.json_text import dump, is_object, load_object
 from leyden.gateway.rollouts import RunningRollouts
 from leyden.gateway.sse import DONE, EventParser, event
 from leyden.gateway.upstream import Upstream
@@ -149,7 +149,7 @@ class Exchange:
         except BadInput as error:
             raise self._unreadable(str(error)) from error
         error = body.get("error")
-        if isinstance(error, dict):
+        if is_object(error):
             raise Fault(502, error)
         return body
 

@@ -1,4 +1,4 @@
-"""The gateway's routes: OpenAI's chat completions, completions and models; other paths of OpenAI are refused by name."""
+"""The gateway's routes: OpenAI's chat completions, completions and models; its other paths are refused by name."""
 
 from collections.abc import Awaitable, Callable
 

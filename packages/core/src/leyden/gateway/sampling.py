@@ -1,7 +1,7 @@
 """What a rollout's sampling does to a request body: a pure function from body to body and the changes made.
 
-Unlike a proxy's defaults, these win over what the agent wrote, and what bends the sampled distribution in a way that the
-trainer cannot reproduce is found by name and by value: a penalty of 0 bends nothing.
+Unlike a proxy's defaults, these win over what the agent wrote, and what bends the sampled distribution so that
+the trainer cannot reproduce it is found by name and by value: a penalty of 0 bends nothing.
 """
 
 import hashlib

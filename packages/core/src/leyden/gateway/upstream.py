@@ -11,7 +11,7 @@ import httpx
 
 from leyden.errors import BadInput
 from leyden.gateway.fault import Fault, fault, mark_overflow
-from leyden.gateway.json_text import dump, load_object
+from leyden.gateway.json_text import dump, is_object, load_object
 from leyden.types import Endpoint
 
 __all__ = ["Upstream"]
@@ -71,7 +71,7 @@ def _refusal(response: httpx.Response, raw: bytes) -> Fault:
     except BadInput:
         return Fault(response.status_code, {"message": raw.decode(errors="replace")[:2000]}, body=raw, headers=passed)
     nested = body.get("error")
-    error: dict[str, Any] = nested if isinstance(nested, dict) else body
+    error: dict[str, Any] = nested if is_object(nested) else body
     if response.status_code == 400 and mark_overflow(error):
         raw = dump(body)
     return Fault(response.status_code, error, body=raw, headers=passed)

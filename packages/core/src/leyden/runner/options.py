@@ -24,7 +24,7 @@ class RunnerOptions:
     timeout_s: float = 120.0
     """For one rollout."""
     isolation: Literal["shared", "process"] = "shared"
-    routing: Routing = Routing()
+    routing: Routing = field(default_factory=Routing)
     lease_s: float = 30.0
     grace_s: float = 20.0
     """How long running rollouts may go on after a stop was asked for."""

@@ -1,6 +1,6 @@
 """The parent: claims rollouts, has workers run them, grades the results, and finishes them in the store.
 
-A failed rollout is data. Only what is nobody's fault (a dead worker, server or network) is tried again, as a new attempt.
+A failed rollout is data. Only when infrastructure failed (a worker, server or network) is there a new attempt.
 """
 
 import asyncio

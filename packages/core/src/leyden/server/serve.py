@@ -25,7 +25,7 @@ GRACE_S = 5
 
 
 def operator_key(store: str, given: str | None) -> str:
-    """The key that was given, else the one kept beside the database file, made at first use and readable to its owner."""
+    """The key given, else the one kept beside the database file, made at first use and readable to its owner only."""
     if given:
         return given
     if "://" in store:
@@ -107,7 +107,7 @@ async def _serve_then_close(server: uvicorn.Server, listener: socket.socket, sto
 
 
 class BackgroundServer:
-    """A server in a thread of this process, on a port that the system chose: `with BackgroundServer(path) as server`."""
+    """A server in a thread of this process, on a port that the system chose: `with BackgroundServer(path) as s`."""
 
     def __init__(self, store: str | Path, *, unattributed: Unattributed = "refuse") -> None:
         self.key = new_operator_key()

@@ -1,13 +1,14 @@
-"""Content-addressed, reference-counted blocks: a prompt or a message list is a chain, and shared prefixes are stored once.
+"""Content-addressed, reference-counted blocks: a prompt or message list is a chain, shared prefixes are stored once.
 
-A block's hash covers its parent's, so equal hashes mean equal prefixes. Token ids are cut every 128; each message is a block.
+A block's hash covers its parent's: equal hashes mean equal prefixes. Tokens are cut every 128; each message is a block.
 A block counts its children and the calls that point at it; at zero it goes, and may take its parent with it.
 """
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, Select, delete, insert, select, update
 
 from leyden.store.packing import compress, decompress, pack_tokens, unpack_tokens
 from leyden.store.schema import blocks
@@ -87,17 +88,18 @@ def release(connection: Connection, heads: Iterable[bytes]) -> None:
 
 def read_blocks(connection: Connection, heads: Iterable[bytes]) -> dict[bytes, tuple[bytes | None, bytes]]:
     """All blocks of the chains that end in `heads`: hash → (parent, data)."""
-    found: dict[bytes, tuple[bytes | None, bytes]] = {}
-    wanted = set(heads)
-    while wanted:
-        parents: set[bytes] = set()
-        for some in _batches(list(wanted)):
-            for row in connection.execute(select(blocks).where(blocks.c.hash.in_(some))):
-                found[row.hash] = (row.parent, decompress(row.data))
-                if row.parent is not None:
-                    parents.add(row.parent)
-        wanted = parents - found.keys()
-    return found
+    return {
+        row.hash: (row.parent, decompress(row.data))
+        for some in _batches(list(set(heads)))
+        for row in connection.execute(_chains_to(some))
+    }
+
+
+def _chains_to(heads: list[bytes]) -> Select[Any]:
+    # One recursive query: a long conversation is hundreds of blocks deep; a query for each would hold up the writer.
+    found = select(blocks.c.hash, blocks.c.parent).where(blocks.c.hash.in_(heads)).cte("found", recursive=True)
+    found = found.union(select(blocks.c.hash, blocks.c.parent).where(blocks.c.hash == found.c.parent))
+    return select(blocks).join(found, found.c.hash == blocks.c.hash)
 
 
 def _contents(found: Mapping[bytes, tuple[bytes | None, bytes]], head: bytes) -> list[bytes]:

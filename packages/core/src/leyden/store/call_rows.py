@@ -1,4 +1,4 @@
-"""A call as a row and back: a light JSON record, packed arrays beside it, and heads of block chains for what repeats."""
+"""A call as a row and back: a light JSON record, packed arrays beside it, heads of block chains for what repeats."""
 
 import json
 from collections.abc import Iterable, Sequence

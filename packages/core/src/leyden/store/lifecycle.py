@@ -26,7 +26,7 @@ def to_rollout(row: Row[Any]) -> Rollout:
         "started_at": row.started_at,
         "finished_at": row.finished_at,
     }
-    ending = json.loads(row.ending) if row.ending else {}
+    ending: dict[str, Any] = json.loads(row.ending) if row.ending else {}
     return Rollout.model_validate_json(json.dumps({**json.loads(row.body), **state, **ending}))
 
 

@@ -3,6 +3,7 @@
 import struct
 from array import array
 from collections.abc import Sequence
+from typing import Any
 
 import zstandard
 
@@ -40,8 +41,7 @@ def _pack_floats(values: Sequence[float]) -> bytes:
 
 def unpack_tokens(data: bytes) -> tuple[int, ...]:
     """The inverse of `pack_tokens`."""
-    values, _ = _unpack(data, 0)
-    return tuple(int(value) for value in values)
+    return tuple(int(value) for value in _unpack(data, 0)[0])
 
 
 def pack_arrays(arrays: Sequence[Sequence[int] | Sequence[float]]) -> bytes:
@@ -60,9 +60,9 @@ def unpack_arrays(data: bytes) -> list[tuple[int, ...] | tuple[float, ...]]:
     return arrays
 
 
-def _unpack(data: bytes, offset: int) -> "tuple[array[int] | array[float], int]":
+def _unpack(data: bytes, offset: int) -> "tuple[array[Any], int]":
     code, count = _HEADER.unpack_from(data, offset)
-    values = array(code.decode())
+    values: array[Any] = array(code.decode())  # pyright: ignore[reportDeprecated]
     start = offset + _HEADER.size
     end = start + count * values.itemsize
     values.frombytes(data[start:end])

@@ -93,7 +93,7 @@ class Store(Protocol):
         ...
 
     async def credit(self, credits: Sequence[Credit]) -> None:
-        """Keep the advantages that calls were trained with, idempotent by (call, run, step); the latest method stays."""
+        """Keep the advantages that calls were trained with, idempotent by (call, run, step); the latest one stays."""
         ...
 
     async def credits(self, rollout_ids: Sequence[str]) -> list[Credit]:

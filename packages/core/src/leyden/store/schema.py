@@ -26,6 +26,7 @@ rollouts = Table(
     Index("rollouts_by_run", "run", "seq"),
     Index("rollouts_by_group", "group_id", "seq"),
     Index("rollouts_by_lease", "lease_until"),
+    sqlite_autoincrement=True,  # a cursor value is never used again, also after the newest rows were deleted
 )
 
 calls = Table(
@@ -65,6 +66,7 @@ rewards = Table(
     Column("call_id", String(200)),
     Column("created_at", Float, nullable=False),
     Index("rewards_by_rollout", "rollout_id", "attempt", "seq"),
+    sqlite_autoincrement=True,
 )
 
 endpoints = Table(

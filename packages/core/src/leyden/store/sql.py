@@ -1,19 +1,23 @@
-"""The store on a SQL database: SQLite in WAL mode. Writes go through one thread, reads through others."""
+"""The store on SQL: SQLite in WAL mode, or PostgreSQL. Writes go through one thread, reads through others."""
 
 import asyncio
+import math
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, select
+from sqlalchemy import URL, Connection, Engine, create_engine, delete, event, make_url, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from leyden.errors import BadConfig, NotFound, Unreachable
-from leyden.store import lifecycle, records
+from leyden.errors import BadConfig, BadInput, Conflict, NotFound, Unreachable
+from leyden.merge import merge
+from leyden.store import blocks, lifecycle, records
+from leyden.store.call_rows import heads
 from leyden.store.changes import Changes
 from leyden.store.completeness import check
 from leyden.store.migrations import migrate
-from leyden.store.schema import calls, credits, endpoints, rollouts
+from leyden.store.schema import calls, credits, endpoints, rewards, rollouts
 from leyden.store.writer import Writer
 from leyden.types import Call, Claim, Credit, Endpoint, Mode, Outcome, Page, Reward, Rollout, RolloutStatus
 
@@ -21,6 +25,7 @@ __all__ = ["SqlStore"]
 
 T = TypeVar("T")
 _MOST_ROWS = 1000  # of one page
+_MANY = 500  # bound parameters of one statement
 
 
 class SqlStore:
@@ -38,15 +43,21 @@ class SqlStore:
         Raises:
             BadConfig: it is not a Leyden store, it was written by a newer Leyden, or it cannot be opened.
         """
-        url = str(place) if "://" in str(place) else f"sqlite:///{Path(place).absolute()}"
-        engine = create_engine(url)
+        try:
+            url = make_url(str(place)) if "://" in str(place) else _sqlite(Path(place))
+            engine = create_engine(url)
+        except (SQLAlchemyError, ImportError) as error:
+            raise BadConfig(
+                f"cannot open the store: {error}; give a file, or a URL whose driver is installed"
+            ) from error
         if engine.dialect.name == "sqlite":
             event.listen(engine, "connect", _prepare_sqlite)
             event.listen(engine, "begin", _begin)
         try:
-            migrate(_writing(engine), url)
-        except SQLAlchemyError as error:
-            raise BadConfig(f"cannot open the store {place}: {getattr(error, 'orig', None) or error}") from error
+            _migrate(engine, repr(url))
+        except BadConfig:
+            engine.dispose()
+            raise
         return cls(engine)
 
     async def _write(self, operation: Callable[[Connection], T]) -> T:
@@ -68,6 +79,7 @@ class SqlStore:
 
     async def claim(self, runner: str, *, limit: int, lease_s: float, wait_s: float = 0.0) -> list[Claim]:
         """See `Store.claim`."""
+        _check_lease(lease_s)
 
         def take(connection: Connection) -> list[Rollout]:
             taken = lifecycle.claim(connection, runner, limit, lease_s)
@@ -78,13 +90,23 @@ class SqlStore:
 
         async def look() -> list[Rollout]:
             # Reading first keeps idle runners off the writer.
-            return await self._write(take) if await self._read(_anything_queued) else []
+            return await self._write(take) if await self._read(_anything_to_claim) else []
 
         return [Claim(rollout=rollout) for rollout in await self._changes.until(look, timeout_s=wait_s)]
 
     async def heartbeat(self, runner: str, held: Sequence[tuple[str, int]], *, lease_s: float) -> list[str]:
         """See `Store.heartbeat`."""
-        return await self._write(lambda connection: lifecycle.heartbeat(connection, runner, held, lease_s))
+        _check_lease(lease_s)
+
+        def renew(connection: Connection) -> list[str]:
+            self._writer.tick_by(time.time() + lease_s)
+            return lifecycle.heartbeat(connection, runner, held, lease_s)
+
+        return await self._write(renew)
+
+    async def expire(self) -> float | None:
+        """Act on leases that ran out, as the store does by itself; the UNIX time when the next will, None for none."""
+        return await self._write(lifecycle.expire)
 
     async def release(self, runner: str, held: Sequence[tuple[str, int]]) -> None:
         """See `Store.release`."""
@@ -94,7 +116,8 @@ class SqlStore:
         """See `Store.record`."""
         for call in calls:
             check(call)
-        await self._write(lambda connection: records.record(connection, calls))
+        sorted_calls = [merge(call, call) for call in calls]  # a repeat is equal in whatever order its parts come
+        await self._write(lambda connection: records.record(connection, sorted_calls))
 
     async def reward(self, rewards: Sequence[Reward]) -> None:
         """See `Store.reward`."""
@@ -102,12 +125,17 @@ class SqlStore:
 
     async def finish(self, outcome: Outcome) -> Rollout:
         """See `Store.finish`."""
+        for reward in outcome.rewards:
+            if reward.rollout_id != outcome.rollout_id:
+                raise BadInput(f"the outcome of {outcome.rollout_id} has reward {reward.id} for {reward.rollout_id}")
         named = set(outcome.call_ids or ())
 
         async def all_recorded() -> bool:
             return named <= await self._read(lambda connection: _terminal(connection, outcome.rollout_id))
 
-        if named and outcome.status != "lost":
+        now = await self.rollout(outcome.rollout_id)
+        ends = now.status == "running" and (now.runner, now.attempt) == (outcome.runner, outcome.attempt)
+        if named and ends and outcome.status != "lost":
             await self._changes.until(all_recorded, timeout_s=outcome.wait_s)
 
         def end(connection: Connection) -> None:
@@ -124,10 +152,8 @@ class SqlStore:
         def look(connection: Connection) -> list[Rollout]:
             rows = [
                 row
-                for start in range(0, len(rollout_ids), 500)
-                for row in connection.execute(
-                    select(rollouts).where(rollouts.c.id.in_(rollout_ids[start : start + 500]), ended)
-                )
+                for some in _batches(rollout_ids)
+                for row in connection.execute(select(rollouts).where(rollouts.c.id.in_(some), ended))
             ]
             return [lifecycle.to_rollout(row) for row in rows]
 
@@ -198,9 +224,27 @@ class SqlStore:
 
     async def credits(self, rollout_ids: Sequence[str]) -> list[Credit]:
         """See `Store.credits`."""
-        query = select(credits.c.body).where(credits.c.rollout_id.in_(rollout_ids)).order_by(credits.c.step)
-        bodies = await self._read(lambda connection: connection.execute(query).scalars().all())
-        return [Credit.model_validate_json(body) for body in bodies]
+
+        def look(connection: Connection) -> list[str]:
+            return [
+                body
+                for some in _batches(rollout_ids)
+                for body in connection.execute(
+                    select(credits.c.body).where(credits.c.rollout_id.in_(some)).order_by(credits.c.step)
+                ).scalars()
+            ]
+
+        return [Credit.model_validate_json(body) for body in await self._read(look)]
+
+    async def delete_rollouts(self, rollout_ids: Sequence[str]) -> None:
+        """Delete finished rollouts with all that belongs to them, and free the blocks that nothing else uses.
+
+        Ids that are not there are passed over, so that the same deletion can be repeated.
+
+        Raises:
+            Conflict: one of them has not finished; nothing is deleted.
+        """
+        await self._write(lambda connection: _delete(connection, rollout_ids))
 
     async def close(self) -> None:
         """See `Store.close`."""
@@ -208,13 +252,51 @@ class SqlStore:
         self._engine.dispose()
 
 
-def _anything_queued(connection: Connection) -> bool:
-    return connection.execute(select(rollouts.c.seq).where(rollouts.c.status == "queued").limit(1)).first() is not None
+def _check_lease(lease_s: float) -> None:
+    if not 0 < lease_s < math.inf:
+        raise BadInput(f"a lease must last a finite number of seconds above 0, got {lease_s}")
+
+
+def _anything_to_claim(connection: Connection) -> bool:
+    queued = select(rollouts.c.seq).where(rollouts.c.status == "queued")
+    silent = select(rollouts.c.seq).where(rollouts.c.status == "running", rollouts.c.lease_until <= time.time())
+    return any(connection.execute(query.limit(1)).first() is not None for query in (queued, silent))
 
 
 def _terminal(connection: Connection, rollout_id: str) -> set[str]:
     query = select(calls.c.id).where(calls.c.rollout_id == rollout_id, calls.c.status.is_not(None))
     return set(connection.execute(query).scalars())
+
+
+def _delete(connection: Connection, rollout_ids: Sequence[str]) -> None:
+    for some in _batches(rollout_ids):
+        going_on = select(rollouts.c.id).where(rollouts.c.id.in_(some), rollouts.c.status.in_(("queued", "running")))
+        left = connection.execute(going_on.limit(1)).scalar_one_or_none()
+        if left is not None:
+            raise Conflict(
+                f"rollout {left} has not finished, so it cannot be deleted; wait for it, nothing was deleted"
+            )
+        stored = connection.execute(select(calls.c.record).where(calls.c.rollout_id.in_(some))).scalars()
+        blocks.release(connection, heads(stored))
+        for table in (calls, rewards, credits):
+            connection.execute(delete(table).where(table.c.rollout_id.in_(some)))
+        connection.execute(delete(rollouts).where(rollouts.c.id.in_(some)))
+
+
+def _batches(ids: Sequence[str]) -> list[Sequence[str]]:
+    return [ids[start : start + _MANY] for start in range(0, len(ids), _MANY)]
+
+
+def _sqlite(file: Path) -> URL:
+    return URL.create("sqlite", database=str(file.absolute()))
+
+
+def _migrate(engine: Engine, name: str) -> None:
+    try:
+        migrate(_writing(engine), name)
+    except SQLAlchemyError as error:
+        cause = getattr(error, "orig", None) or error
+        raise BadConfig(f"cannot open {name}: {cause}; is it a Leyden store, in a folder that is there?") from error
 
 
 def _writing(engine: Engine) -> Engine:
@@ -224,7 +306,7 @@ def _writing(engine: Engine) -> Engine:
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # we say BEGIN ourselves
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "busy_timeout = 10000", "foreign_keys = ON"):
+    for pragma in ("busy_timeout = 10000", "journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 

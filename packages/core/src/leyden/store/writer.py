@@ -8,18 +8,27 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
-from leyden.errors import Unreachable
+from leyden.errors import BadInput, LeydenError, Unreachable
 
 __all__ = ["Operation", "Writer"]
 
 T = TypeVar("T")
 Operation = Callable[[Connection], T]
 _MOST = 256  # operations in one commit
+_TICK_AGAIN_S = 1.0  # after a tick that failed
+_LONGEST_SLEEP_S = 3600.0  # the queue refuses to sleep for centuries, as a lease may last
+
+
+@dataclass(frozen=True)
+class _Pending:
+    operation: Operation[Any]
+    future: "Future[Any]" = field(default_factory=Future[Any])
 
 
 class Writer:
@@ -32,15 +41,24 @@ class Writer:
         self._tick = tick
         self._changed = changed
         self._next_tick: float | None = 0.0
-        self._waiting: queue.SimpleQueue[tuple[Operation[Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
+        self._door = threading.Lock()
+        self._closed = False
         self._thread = threading.Thread(target=self._run, name="leyden-store-writer", daemon=True)
         self._thread.start()
 
     def submit(self, operation: Operation[T]) -> "Future[T]":
-        """Run `operation` in a transaction; the future resolves after the commit."""
-        future: Future[T] = Future()
-        self._waiting.put((operation, future))
-        return future
+        """Run `operation` in a transaction; the future resolves after the commit.
+
+        Raises:
+            Unreachable: the writer was closed.
+        """
+        pending = _Pending(operation)
+        with self._door:
+            if self._closed:
+                raise Unreachable(f"the store {self._engine.url!r} was closed; nothing more can be written through it")
+            self._waiting.put(pending)
+        return pending.future
 
     def tick_by(self, when: float) -> None:
         """Run `tick` at `when` at the latest; called by operations, on the writer's own thread."""
@@ -49,28 +67,33 @@ class Writer:
 
     def close(self) -> None:
         """Finish what was submitted, then end the thread."""
-        self._waiting.put(None)
+        with self._door:
+            if not self._closed:
+                self._closed = True
+                self._waiting.put(None)
         self._thread.join()
 
     def _run(self) -> None:
         open_for_more = True
         while open_for_more:
-            operations, open_for_more = self._take()
-            if not operations and open_for_more:
-                operations = [(self._run_tick, Future())]
-            if operations:
-                self._commit(operations)
+            taken, open_for_more = self._take()
+            # Whoever gave up waiting before we began wants nothing written; from here on it cannot give up.
+            wanted = [pending for pending in taken if pending.future.set_running_or_notify_cancel()]
+            if self._next_tick is not None and self._next_tick <= time.time():
+                wanted.append(_Pending(self._run_tick))
+            if wanted:
+                self._commit(wanted)
                 self._changed()
 
     def _run_tick(self, connection: Connection) -> None:
+        self._next_tick = time.time() + _TICK_AGAIN_S
         self._next_tick = self._tick(connection)
 
-    def _take(self) -> tuple[list[tuple[Operation[Any], Future[Any]]], bool]:
+    def _take(self) -> tuple[list[_Pending], bool]:
         """Everything that waits, or nothing when it is time to tick; False when the writer is to end."""
-        taken: list[tuple[Operation[Any], Future[Any]]] = []
-        wait_s = None if self._next_tick is None else max(0.0, self._next_tick - time.time())
+        taken: list[_Pending] = []
         try:
-            item = self._waiting.get(timeout=wait_s)
+            item = self._waiting.get(timeout=self._sleep_s())
             while item is not None:
                 taken.append(item)
                 if len(taken) == _MOST:
@@ -80,27 +103,68 @@ class Writer:
             return taken, True
         return taken, False
 
-    def _commit(self, operations: list[tuple[Operation[Any], Future[Any]]]) -> None:
-        done: list[tuple[Future[Any], Any]] = []
+    def _sleep_s(self) -> float | None:
+        if self._next_tick is None:
+            return None
+        return min(max(0.0, self._next_tick - time.time()), _LONGEST_SLEEP_S)
+
+    def _commit(self, wanted: list[_Pending]) -> None:
+        results: list[tuple[Future[Any], Any]] = []
         refused: list[tuple[Future[Any], Exception]] = []
         try:
             with self._engine.connect() as connection, connection.begin():
-                for operation, future in operations:
+                for pending in wanted:
                     try:
-                        with connection.begin_nested():
-                            done.append((future, operation(connection)))
-                    except SQLAlchemyError:
-                        raise
-                    except Exception as error:  # noqa: BLE001  not swallowed: it is raised where the operation was asked for
-                        refused.append((future, error))
+                        results.append((pending.future, _in_savepoint(connection, pending.operation)))
+                    except _Refused as refusal:
+                        refused.append((pending.future, refusal.error))
         except SQLAlchemyError as error:
             # A full disk, a lost connection: nothing of this batch was kept, and everybody hears it.
-            cause = getattr(error, "orig", None) or error
-            self._next_tick = time.time() + 1.0
-            for _, future in operations:
-                future.set_exception(Unreachable(f"the store could not write: {cause}; nothing of it was kept"))
-            return
+            self._next_tick = time.time() + _TICK_AGAIN_S
+            refused = [(pending.future, _unreachable(error)) for pending in wanted]
+            results = []
         for future, error in refused:
             future.set_exception(error)
-        for future, result in done:
+        for future, result in results:
             future.set_result(result)
+
+
+class _Refused(Exception):
+    """One operation failed and was undone; the others of its batch stand."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _in_savepoint(connection: Connection, operation: Operation[T]) -> T:
+    savepoint = connection.begin_nested()
+    try:
+        result = operation(connection)
+        savepoint.commit()
+    except Exception as error:  # not swallowed: it is raised where the operation was asked for
+        try:
+            savepoint.rollback()
+        except SQLAlchemyError as gone:
+            # The database gave up the whole transaction (SQLite does so on a full disk); the first error says why.
+            raise (error if isinstance(error, SQLAlchemyError) else gone) from None
+        raise _Refused(_told(error)) from error
+    return result
+
+
+def _told(error: Exception) -> Exception:
+    """The error as the caller can act on it: a value that no database holds, or a database that does not answer."""
+    if isinstance(error, LeydenError):
+        return error
+    if isinstance(error, IntegrityError | DataError):
+        return BadInput(f"the database refused a value: {error.orig}; nothing of this operation was kept")
+    if isinstance(error, SQLAlchemyError):
+        return _unreachable(error)
+    if isinstance(error, ValueError | OverflowError):
+        return BadInput(f"a value cannot be stored: {error}; nothing of this operation was kept")
+    return error
+
+
+def _unreachable(error: SQLAlchemyError) -> Unreachable:
+    cause = getattr(error, "orig", None) or error
+    return Unreachable(f"the store could not write: {cause}; nothing of this was kept, try again once that is mended")

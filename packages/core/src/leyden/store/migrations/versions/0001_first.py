@@ -24,6 +24,7 @@ def upgrade() -> None:
         sa.Column("finished_at", sa.Float),
         sa.Column("body", sa.Text, nullable=False),
         sa.Column("ending", sa.Text),
+        sqlite_autoincrement=True,
     )
     op.create_index("rollouts_by_status", "rollouts", ["status", "seq"])
     op.create_index("rollouts_by_run", "rollouts", ["run", "seq"])
@@ -64,6 +65,7 @@ def _make_the_others() -> None:
         sa.Column("agent", sa.Text),
         sa.Column("call_id", sa.String(200)),
         sa.Column("created_at", sa.Float, nullable=False),
+        sqlite_autoincrement=True,
     )
     op.create_index("rewards_by_rollout", "rewards", ["rollout_id", "attempt", "seq"])
     op.create_table(

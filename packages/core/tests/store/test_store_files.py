@@ -136,8 +136,7 @@ async def test_a_full_disk_is_one_clear_error_and_writing_goes_on_after_it(tmp_p
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
     try:
         with pytest.raises(Unreachable, match="the store could not write: "):
-            for n in range(100):
-                await store.queue([Rollout(id=f"big-{n}", task="x" * 20_000)])
+            await store.queue([Rollout(id=f"big-{n}", task="x" * 20_000) for n in range(100)])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, before)

@@ -203,7 +203,7 @@ def _fold_tool_call(calls: list[dict[str, Any]], part: dict[str, Any]) -> None:
     while len(calls) <= index:
         empty: dict[str, Any] = {"id": None, "type": "function", "function": {"name": None, "arguments": ""}}
         calls.append(empty)
-    call = calls[index]
+    call: Any = calls[index]
     function = _object(part, "function")
     call["id"] = part.get("id") or call["id"]
     call["function"]["name"] = function.get("name") or call["function"]["name"]

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TypeVar
 
 __all__ = ["Changes"]
@@ -22,7 +23,7 @@ class Changes:
         with self._lock:
             waiters = list(self._waiters.items())
         for event, loop in waiters:
-            if not loop.is_closed():
+            with suppress(RuntimeError):  # its loop was closed meanwhile; nobody waits there any more
                 loop.call_soon_threadsafe(event.set)
 
     async def until(self, look: Callable[[], Awaitable[T]], *, timeout_s: float) -> T:

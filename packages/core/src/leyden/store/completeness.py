@@ -27,10 +27,11 @@ def check(call: Call) -> None:
 def _check_choice(choice: Choice, where: str) -> None:
     if any(token < 0 for token in choice.token_ids or ()):
         raise BadInput(f"{where}: a token id is negative")
-    if choice.logprobs is None:
+    if choice.token_ids is None and choice.logprobs is None:
         return
-    if choice.token_ids is not None and len(choice.token_ids) != len(choice.logprobs):
-        raise BadInput(f"{where}: {len(choice.token_ids)} token ids but {len(choice.logprobs)} log probabilities")
+    if choice.token_ids is None or choice.logprobs is None or len(choice.token_ids) != len(choice.logprobs):
+        tokens, logprobs = (None if some is None else len(some) for some in (choice.token_ids, choice.logprobs))
+        raise BadInput(f"{where}: {tokens} token ids but {logprobs} log probabilities; expected as many, or neither")
     for value in choice.logprobs:
         if not math.isfinite(value) or value > _ROUNDING or value == _SENTINEL:
             raise BadInput(f"{where}: log probability {value}; expected a finite number that is not above 0")

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 
 from leyden.errors import Conflict, LeaseLost, NotFound
 from leyden.store.schema import calls, rewards, rollouts
-from leyden.types import Outcome, Rollout
+from leyden.types import Failure, Outcome, Rollout
 
 __all__ = ["claim", "expire", "finish", "heartbeat", "queue", "release", "to_rollout"]
 
@@ -32,14 +32,14 @@ def to_rollout(row: Row[Any]) -> Rollout:
 
 def queue(connection: Connection, wanted: Sequence[Rollout]) -> None:
     """Insert what is new; what is there must be the same but for the time of its making."""
-    known = {row.id: row for row in _select(connection, [rollout.id for rollout in wanted])}
+    known: dict[str, str] = {row.id: row.body for row in _select(connection, [rollout.id for rollout in wanted])}
     for rollout in wanted:
         body = rollout.model_dump_json(include=_BODY)
-        row = known.get(rollout.id)
-        if row is None:
+        if rollout.id not in known:
+            known[rollout.id] = body
             values = {"id": rollout.id, "group_id": rollout.group_id, "run": rollout.run, "mode": rollout.mode}
             connection.execute(insert(rollouts).values(**values, status="queued", attempt=0, body=body))
-        elif {**json.loads(row.body), "created_at": 0} != {**json.loads(body), "created_at": 0}:
+        elif {**json.loads(known[rollout.id]), "created_at": 0} != {**json.loads(body), "created_at": 0}:
             raise Conflict(f"rollout {rollout.id} was queued before with other content; give the new one its own id")
 
 
@@ -115,13 +115,14 @@ def expire(connection: Connection) -> float | None:
     return connection.execute(select(func.min(rollouts.c.lease_until)).where(running)).scalar_one()
 
 
-def _lose(connection: Connection, row: Row[Any], why: str) -> None:
+def _lose(connection: Connection, row: Row[Any], why: str, failure: Failure | None = None) -> None:
     """Queue the next attempt, or end incomplete when there is none left."""
     limit = json.loads(row.body)["max_attempts"]
     if row.attempt < limit:
         _update(connection, row.id, {"status": "queued", "lease_until": None})
         return
-    ending = {"incomplete": [f"attempt {row.attempt} of at most {limit} was lost: {why}"]}
+    reason = f"attempt {row.attempt} of at most {limit} was lost: {why}"
+    ending = {"incomplete": [reason], "failure": failure and failure.model_dump(mode="json")}
     _end(connection, row.id, "incomplete", ending)
 
 
@@ -148,7 +149,7 @@ def finish(connection: Connection, outcome: Outcome) -> None:
     ending = outcome.model_dump(mode="json", include={"result", "failure", "incomplete"})
     if outcome.status == "lost":
         message = outcome.failure.message if outcome.failure else "the runner gave no reason"
-        _lose(connection, row, message)
+        _lose(connection, row, message, outcome.failure)
         return
     if row.mode != "trace":
         ending["incomplete"] += _reasons(connection, outcome)

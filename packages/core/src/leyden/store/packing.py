@@ -62,7 +62,7 @@ def unpack_arrays(data: bytes) -> list[tuple[int, ...] | tuple[float, ...]]:
 
 def _unpack(data: bytes, offset: int) -> "tuple[array[Any], int]":
     code, count = _HEADER.unpack_from(data, offset)
-    values: array[Any] = array(code.decode())  # pyright: ignore[reportDeprecated]
+    values: Any = array(code.decode())  # pyright: ignore[reportDeprecated]
     start = offset + _HEADER.size
     end = start + count * values.itemsize
     values.frombytes(data[start:end])

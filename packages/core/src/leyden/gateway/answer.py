@@ -5,7 +5,7 @@ reported and left out, never repaired.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from leyden.errors import BadInput
 from leyden.gateway.asked import Asked
@@ -203,7 +203,7 @@ def _fold_tool_call(calls: list[dict[str, Any]], part: dict[str, Any]) -> None:
     while len(calls) <= index:
         empty: dict[str, Any] = {"id": None, "type": "function", "function": {"name": None, "arguments": ""}}
         calls.append(empty)
-    call: Any = calls[index]
+    call = cast("dict[str, Any]", calls[index])
     function = _object(part, "function")
     call["id"] = part.get("id") or call["id"]
     call["function"]["name"] = function.get("name") or call["function"]["name"]

@@ -3,7 +3,7 @@
 import struct
 from array import array
 from collections.abc import Sequence
-from typing import Any
+from typing import cast
 
 import zstandard
 
@@ -60,9 +60,9 @@ def unpack_arrays(data: bytes) -> list[tuple[int, ...] | tuple[float, ...]]:
     return arrays
 
 
-def _unpack(data: bytes, offset: int) -> "tuple[array[Any], int]":
+def _unpack(data: bytes, offset: int) -> "tuple[array[int], int]":
     code, count = _HEADER.unpack_from(data, offset)
-    values: Any = array(code.decode())  # pyright: ignore[reportDeprecated]
+    values = cast("array[int]", array(code.decode()))  # pyright: ignore[reportDeprecated]
     start = offset + _HEADER.size
     end = start + count * values.itemsize
     values.frombytes(data[start:end])

@@ -77,13 +77,14 @@ async def test_an_agents_tools_lie_under_the_call_that_asked_for_them(tmp_path: 
         """Twice the number."""
         return 2 * number
 
-    asked = {"id": "call_1", "type": "function", "function": {"name": "double", "arguments": '{"number": 21}'}}
-    replies = [Reply("", tool_calls=[asked], finish_reason="tool_calls"), Reply("42")]
+    replies = [Reply("", tool_calls=[("double", {"number": 21})]), Reply("42")]
     agent = create_agent(model(), [double], name="solver")
     calls = await calls_of(tmp_path, replies, lambda: agent.invoke({"messages": [HumanMessage("2 x 21?")]}))
     assert [call.structure.agent for call in calls if call.structure] == [("solver",), ("solver",)]
     (use,) = calls[0].tools
-    assert (use.name, use.arguments, use.result, use.tool_call_id) == ("double", {"number": 21}, "42", "call_1")
+    assert (use.name, use.arguments, use.result) == ("double", {"number": 21}, "42")
+    assert calls[0].answer is not None
+    assert use.tool_call_id == calls[0].answer.choices[0].message["tool_calls"][0]["id"]  # type: ignore[index]
     assert calls[1].tools == ()
 
 

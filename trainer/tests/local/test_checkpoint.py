@@ -142,7 +142,7 @@ def test_a_kill_during_a_save_leaves_a_whole_state(tmp_path, after_bytes):
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         told = [int(child.stdout.readline()) for _ in range(3)]
         while _partial_bytes(folder) < after_bytes:
-            pass
+            assert max(folder.glob("*.pt")).name < "state-00001000.pt", "no partial file was ever seen"
         child.kill()
         told += map(int, child.stdout.read().split())
     state = load_latest(folder, device=CPU)

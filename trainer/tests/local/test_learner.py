@@ -199,6 +199,17 @@ def test_rows_without_advantage_are_left_out(model):
     assert with_idle.grad_norm == pytest.approx(without.grad_norm, rel=1e-5)
 
 
+def test_rows_without_advantage_are_held_to_the_start_model_by_the_kl_term(model):
+    rows = [dataclasses.replace(row, advantages=(0.0,) * len(row.mask)) for row in random_rows(3)]
+    tested = learner(model, kl=0.5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.1)
+    stats = tested.step(rows)
+    assert stats.trained_tokens == sum(sum(row.mask) for row in rows)
+    assert stats.grad_norm > 0
+
+
 def test_a_step_with_nothing_to_learn_changes_nothing(model):
     rows = [dataclasses.replace(row, advantages=(0.0,) * len(row.mask)) for row in random_rows(3)]
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

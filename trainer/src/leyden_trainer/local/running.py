@@ -65,9 +65,8 @@ class RunningRows:
         width = positions_U_L.shape[1]
         if not self.num_rows:
             self.begin = self.end = 0
-        self._reserve(self.num_rows + len(select), max(self.end, width))
-        if width > self.end:
-            self._shift(width - self.end)
+        self.end = max(self.end, width)  # a gap in the other rows is empty, and empty columns are never seen
+        self._reserve(self.num_rows + len(select), self.end)
         chosen = torch.tensor(select, device=self.positions.device)
         rows, columns = slice(self.num_rows, self.num_rows + len(select)), slice(self.end - width, self.end)
         for layer, (keys, values) in zip(self._layers, cached(cache), strict=True):
@@ -119,20 +118,16 @@ class RunningRows:
 
     def _make_room(self) -> None:
         """The last column is in use: move everything left over columns whose rows have gone, or else grow."""
-        if self.begin > self.end // 4:
-            self._shift(-self.begin)
-        else:
+        if self.begin <= self.end // 4:
             self._reserve(self.num_rows, self.end + 1)
-
-    def _shift(self, by: int) -> None:
-        span = slice(self.begin, self.end)
-        moved = slice(self.begin + by, self.end + by)
+            return
+        span, moved = slice(self.begin, self.end), slice(0, self.end - self.begin)
         for tensor in self._buffers():
             tensor[: self.num_rows, :, moved] = tensor[: self.num_rows, :, span].clone()
         kept = self.positions[:, span].clone()
         self.positions.fill_(EMPTY)
         self.positions[:, moved] = kept
-        self.begin, self.end = self.begin + by, self.end + by
+        self.begin, self.end = 0, self.end - self.begin
 
     def _reserve(self, rows: int, columns: int) -> None:
         """Grow the buffers if they are smaller; by half more than asked, so that growing stays rare."""

@@ -1,0 +1,102 @@
+"""`leyden train` as a user types it: server, runner, policy server and learner, on a tiny model made on the spot."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from leyden_trainer.testing import make_tiny_model
+
+AGENT = """
+from langchain_openai import ChatOpenAI
+
+llm = ChatOpenAI(model="gpt-4o-mini", max_tokens=4, temperature=0)
+
+def solve(task):
+    return llm.invoke(task["question"]).text
+"""
+REWARD = """
+def score(task, result):
+    return len(result) % 3 == 0
+"""
+CONFIG = """
+name = "tiny"
+[model]
+path = "model"
+device = "cpu"
+[agent]
+function = "agent.py:solve"
+concurrency = 8
+[reward]
+function = "reward.py:score"
+[tasks]
+train = "train.jsonl"
+heldout = "heldout.jsonl"
+[optimizer]
+learning_rate = 1e-3
+[trainer]
+steps = 2
+tasks_per_step = 2
+rollouts_per_task = 4
+evaluate_every = 2
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    make_tiny_model(tmp_path / "model")
+    (tmp_path / "agent.py").write_text(AGENT)
+    (tmp_path / "reward.py").write_text(REWARD)
+    (tmp_path / "train.toml").write_text(CONFIG)
+    for name, cities in (("train", ("Oslo", "Rome", "Paris")), ("heldout", ("Tunis", "Dakar"))):
+        lines = [json.dumps({"question": f"how hot is it in {city}"}) for city in cities]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    return tmp_path
+
+
+def train(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "leyden", "train", "train.toml", *flags]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_two_steps_leave_a_summary_a_checkpoint_and_credit(folder: Path) -> None:
+    done = train(folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = folder / "runs" / "tiny"
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["steps"], summary["rollouts"], summary["seed"]) == (2, 16, 0)
+    assert {"eval_before", "eval_after", "seconds", "model"} <= set(summary)
+    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [0, 1, 2, 2]
+    assert (run / "curve.png").stat().st_size > 1000
+    assert (run / "checkpoints" / "last" / "model.safetensors").is_file()
+    shown = [sys.executable, "-m", "leyden", "show", "tiny-s1-g0-r0", "--store", str(run / "store.sqlite"), "--json"]
+    parts = json.loads(subprocess.run(shown, capture_output=True, text=True, check=True).stdout)
+    assert parts["credits"][0]["method"] == "broadcast"
+    assert parts["calls"][0]["attempts"][0]["version"] == 0
+    longer = train(folder, "--resume")
+    assert longer.returncode == 2
+    assert "no unfinished run named tiny" in longer.stderr
+
+
+def test_held_out_tasks_must_not_be_trained_on(folder: Path) -> None:
+    (folder / "heldout.jsonl").write_text((folder / "train.jsonl").read_text())
+    done = train(folder)
+    assert done.returncode == 2
+    assert "held-out task 1 is also training task 1" in done.stderr
+
+
+def test_an_unknown_key_is_an_error_that_names_the_known_ones(folder: Path) -> None:
+    done = train(folder, "--trainer.stepz=2")
+    assert done.returncode == 2
+    assert "unknown key trainer.stepz; known here: backend, steps" in done.stderr
+
+
+def test_rewards_that_cannot_be_used_stop_training_with_the_reason(folder: Path) -> None:
+    (folder / "reward.py").write_text("def score(task, result):\n    return float('nan')\n")
+    done = train(folder)
+    assert done.returncode == 1
+    assert "8 of 8 rollouts are incomplete" in done.stderr
+    assert "a reward must be finite, got nan" in done.stderr

@@ -200,9 +200,11 @@ class Structure(Frozen):
 
 
 class ToolUse(Frozen):
-    """One execution of a tool that a call asked for."""
+    """One thing that a call asked for and that was then done: a tool run, a handoff, a sub-agent run."""
 
     id: str = Field(default_factory=new_id)
+    kind: Literal["function", "handoff", "agent"] = "function"
+    """handoff: control passed to another agent, whose name is the result. agent: a sub-agent ran as a tool."""
     tool_call_id: str | None = None
     name: str = ""
     arguments: JsonValue = None

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from leyden.errors import BadConfig
 
@@ -73,7 +73,9 @@ class SamplingConfig(Section):
 
 class CreditConfig(Section):
     method: str = "broadcast"
-    """A name that `leyden_trainer.credit` lists, or module:function."""
+    """A name that docs/credit.md lists, or FILE.py:NAME or package.module:NAME of your own."""
+    options: dict[str, JsonValue] = {}
+    """The method's parameters; see docs/credit.md."""
     agents: tuple[str, ...] = ()
     """Train only these agents' calls; empty: all."""
 
@@ -197,7 +199,8 @@ def _resolve(config: TrainConfig, folder: Path) -> TrainConfig:
         model = model.model_copy(update={"path": str(folder / model.path)})
     agent = config.agent.model_copy(update=_reference(folder, config.agent.function))
     reward = config.reward.model_copy(update=_reference(folder, config.reward.function))
-    changes: Mapping[str, Any] = {"tasks": tasks, "model": model, "agent": agent, "reward": reward}
+    credit = config.credit.model_copy(update={"method": _reference(folder, config.credit.method)["function"]})
+    changes: Mapping[str, Any] = {"tasks": tasks, "model": model, "agent": agent, "reward": reward, "credit": credit}
     return config.model_copy(update={**changes, "output": folder / config.output})
 
 

@@ -31,7 +31,7 @@ async def run_training(config: TrainConfig, folder: Path, console: Console, *, s
     """
     train_tasks, heldout_tasks = read_tasks(config.tasks.train), read_tasks(config.tasks.heldout)
     check_apart(train_tasks, heldout_tasks)
-    method = credit_method(config.credit.method, agents=config.credit.agents)
+    method = credit_method(config.credit.method, options=config.credit.options, agents=config.credit.agents)
     screen = Screen(console, steps=config.trainer.steps)
     screen.say(f"run {folder.name}: loading {config.model.path}")
     backend = await asyncio.to_thread(LocalBackend.load, config, folder, cache=Path.home() / ".cache" / "leyden")

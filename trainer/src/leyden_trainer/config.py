@@ -6,9 +6,9 @@ Paths are relative to the TOML file's folder. No environment variable is read.
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from leyden.errors import BadConfig
 
@@ -79,11 +79,35 @@ class CreditConfig(Section):
 
 
 class LossConfig(Section):
+    objective: Literal["ppo", "gspo", "cispo"] = "ppo"
+    """See `leyden_trainer.objectives`."""
     aggregate: Literal["token_mean", "call_mean", "rollout_mean", "constant"] = "token_mean"
-    clip_low: float = Field(default=0.2, gt=0, lt=1)
+    clip_low: float = Field(default=0.2, gt=0, le=1)
+    """The ratio's lower bound is 1 - clip_low; 1 sets none."""
     clip_high: float = Field(default=0.2, gt=0)
+    dual_clip: float | None = Field(default=None, gt=1)
+    """ppo only: a token of negative advantage adds at most so many times its advantage (arXiv:1912.09729)."""
+    old_logprobs: Literal["sampler", "trainer"] = "sampler"
+    """The ratio's denominator. sampler: what was recorded; right where sampler and trainer run the same kernels.
+    trainer: computed again, once a step, before its updates; the sampler's enter by `importance_cap`."""
+    importance_cap: float | None = Field(default=None, gt=0)
+    """With old_logprobs = "trainer": weigh each token by trainer / sampler, at most this; None does not weigh."""
     kl: float = Field(default=0.0, ge=0)
-    """Coefficient of the KL divergence to the start model (k3 estimator)."""
+    """Coefficient of the KL divergence to the start model."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    """See `leyden_trainer.divergence`."""
+    entropy: float = Field(default=0.0, ge=0)
+    """Coefficient of the entropy bonus."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.importance_cap is not None and self.old_logprobs == "sampler":
+            raise ValueError(
+                'importance_cap needs old_logprobs = "trainer": with the sampler\'s the ratio holds it all'
+            )
+        if self.dual_clip is not None and self.objective != "ppo":
+            raise ValueError(f'dual_clip belongs to objective = "ppo", got {self.objective}')
+        return self
 
 
 class OptimizerConfig(Section):
@@ -101,6 +125,11 @@ class TrainerConfig(Section):
     evaluate_every: int = Field(default=4, ge=1)
     stop_at: float | None = None
     """Stop when the held-out mean reward reaches this."""
+    minibatches: int = Field(default=1, ge=1)
+    """Optimiser updates in one pass over a step's rollouts. Weights stay those of the whole step (1/T counted over it),
+    and each part's gradient is multiplied by the number of parts: the step's gradient, estimated from some rollouts."""
+    epochs: int = Field(default=1, ge=1)
+    """Passes over a step's rollouts."""
     micro_batch_tokens: int = Field(default=1024, ge=1)
     """Upper bound of tokens in one forward pass of training; memory, never the gradient, depends on it."""
     max_mismatch: float = Field(default=1e-3, gt=0)

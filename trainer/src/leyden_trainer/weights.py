@@ -80,4 +80,5 @@ def _row(transition: Transition, advantages: Mapping[str, float], weigh: _Weight
         logprobs=tuple(value if kept else 0.0 for value, kept in zip(transition.logprobs, mask, strict=True)),
         advantages=tuple(advantage),
         weights=tuple(weight),
+        spans=tuple((span.start, span.stop) for span in transition.spans if span.call_id in advantages),
     )

@@ -21,7 +21,7 @@ from leyden_trainer.local.parameters import train_parameters
 from leyden_trainer.local.policy_server import PolicyServer
 from leyden_trainer.local.sampler import Sampler
 from leyden_trainer.local.source import model_folder
-from leyden_trainer.rows import TrainingRow
+from leyden_trainer.rows import RowScores, TrainingRow
 
 __all__ = ["LocalBackend"]
 
@@ -83,6 +83,17 @@ class LocalBackend:
             key=self.server.key,
         )
 
+    async def score(self, rows: Sequence[TrainingRow]) -> list[RowScores]:
+        """See `Backend.score`."""
+        return await asyncio.to_thread(self._score, rows)
+
+    def _score(self, rows: Sequence[TrainingRow]) -> list[RowScores]:
+        self.sampler.pause()
+        try:
+            return self.learner.score(rows)
+        finally:
+            self.sampler.resume(self.learner.num_steps)
+
     async def update(self, rows: Sequence[TrainingRow]) -> StepStats:
         """See `Backend.update`."""
         return await asyncio.to_thread(self._update, rows)
@@ -109,9 +120,10 @@ def _learner_config(config: TrainConfig) -> LearnerConfig:
         warmup_steps=config.optimizer.warmup_steps,
         weight_decay=config.optimizer.weight_decay,
         max_grad_norm=config.optimizer.max_grad_norm,
-        clip_low=config.loss.clip_low,
-        clip_high=config.loss.clip_high,
-        kl=config.loss.kl,
+        loss=config.loss,
+        minibatches=config.trainer.minibatches,
+        epochs=config.trainer.epochs,
+        seed=config.seed,
         temperature=config.sampling.temperature,
         micro_batch_tokens=config.trainer.micro_batch_tokens,
         max_mismatch=config.trainer.max_mismatch,

@@ -47,6 +47,8 @@ class RunState:
     """(step, mean training reward)"""
     heldout: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])
     """(step, mean held-out reward)"""
+    credit: dict[str, float] = field(default_factory=dict[str, float])
+    """What the credit method carries from step to step."""
 
 
 @dataclass(frozen=True)
@@ -154,23 +156,22 @@ class Loop:
             )
 
     def _credits(self, batch: Batch, step: int) -> list[Credit]:
-        credits: list[Credit] = []
-        for group in batch.groups:
-            owner = {call.id: member.rollout.id for member in group for call in member.calls}
-            advantages = assign(self.method, [view(m.rollout, m.calls, m.rewards) for m in group])
-            credits += [
-                Credit(
-                    call_id=call_id,
-                    rollout_id=owner[call_id],
-                    run=self.run_name,
-                    step=step,
-                    method=self.config.credit.method,
-                    advantage=advantage.value,
-                    reason=advantage.reason,
-                )
-                for call_id, advantage in advantages.items()
-            ]
-        return credits
+        owner = {call.id: member.rollout.id for group in batch.groups for member in group for call in member.calls}
+        groups = [[view(m.rollout, m.calls, m.rewards) for m in group] for group in batch.groups]
+        advantages, memory = assign(self.method, groups, self.state.credit)
+        self.state.credit = dict(memory)
+        return [
+            Credit(
+                call_id=call_id,
+                rollout_id=owner[call_id],
+                run=self.run_name,
+                step=step,
+                method=self.config.credit.method,
+                advantage=advantage.value,
+                reason=advantage.reason,
+            )
+            for call_id, advantage in advantages.items()
+        ]
 
     async def _evaluate(self) -> None:
         step = self.state.step

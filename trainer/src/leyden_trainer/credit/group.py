@@ -1,12 +1,16 @@
-"""What credit assignment sees of a group: numbers and names, nothing else."""
+"""What credit assignment sees of a step, and what it gives back: numbers and names, no torch.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+Unlike a tensor of rewards it keeps the structure: who was asked what, what was answered, where control changed hands.
+A method that needs a critic says so (`CreditMethod.heads`); a value that is missing is an error, never 0.
+"""
 
-from leyden.errors import BadReward
-from leyden.types import Call, Reward, Rollout
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-__all__ = ["Advantage", "CallView", "Group", "RolloutView", "view"]
+from leyden.errors import BadInput
+
+__all__ = ["Advantage", "CallValues", "CallView", "Group", "RolloutView", "valued"]
 
 
 @dataclass(frozen=True)
@@ -17,6 +21,23 @@ class CallView:
     agent: str
     reward: float = 0.0
     """The sum of the rewards given to this very call."""
+    state: str = ""
+    """An anchor: a hash of the agent and all that it was asked, in canonical form. Equal text is an equal state."""
+    observation: str = ""
+    """A weaker anchor: a hash of the agent and of what is new to it, the messages after its own last answer."""
+    action: str = ""
+    """The tool calls or the text that it answered, in canonical form."""
+    segment: int = 0
+    """0, 1, 2, ... within the rollout. A segment is a maximal run of consecutive calls of one agent path and node; a
+    handoff, a sub-agent or another node begins a new one."""
+    num_tokens: int = 1
+    """Sampled tokens; of all choices, in their order."""
+    num_choices: int = 1
+    values: tuple[float, ...] | None = None
+    """A critic's value before each sampled token, by the low head (or the only one); its length is `num_tokens`.
+    values[0] is the value of the state that the call was asked in. None: no critic was asked."""
+    high_value: float | None = None
+    """The high head's value at the same place as values[0], the call's first sampled token. None: no high head."""
 
 
 @dataclass(frozen=True)
@@ -40,32 +61,40 @@ class Advantage:
     """What a call is trained with, and against what it was compared, in words."""
 
     value: float
+    """For each of the call's tokens; where `tokens` is given, their mean, for people to read."""
     reason: str
+    tokens: tuple[float, ...] | None = None
+    """One advantage per sampled token. None: `value` for each."""
+    returns: tuple[float, ...] | None = None
+    """What the low (or only) head is trained towards at the call's first len(returns) sampled tokens: all of them for a
+    method of tokens, the first alone for a method of calls. None: a method without a critic."""
+    high_return: float | None = None
+    """What the high head is trained towards at the call's first token; only where a segment begins, else None."""
 
 
-def view(rollout: Rollout, calls: Sequence[Call], rewards: Sequence[Reward]) -> RolloutView:
-    """A stored rollout as credit assignment sees it.
+@dataclass(frozen=True)
+class CallValues:
+    """What a critic said of one call: `tokens` as in `CallView.values`, `high` as in `CallView.high_value`."""
+
+    tokens: tuple[float, ...]
+    high: float | None = None
+
+
+def valued(rollout: RolloutView, values: Mapping[str, CallValues]) -> RolloutView:
+    """The same rollout with a critic's values, given by call id.
 
     Raises:
-        BadReward: it has no reward as a whole; absent is not 0.
+        BadInput: a call has no values, one too many or too few, or one that is not finite.
     """
-    whole = [reward.value for reward in rewards if reward.agent is None and reward.call_id is None]
-    if not whole:
-        raise BadReward(f"rollout {rollout.id} has no reward; it is incomplete and may not be compared")
-    agents: dict[str, float] = {}
-    for reward in rewards:
-        if reward.agent is not None and reward.call_id is None:
-            agents[reward.agent] = agents.get(reward.agent, 0.0) + reward.value
-    answered = [call for call in calls if call.answer is not None and not call.context]
-    answered.sort(key=lambda call: (call.started_at, call.id))
-    return RolloutView(
-        id=rollout.id,
-        reward=sum(whole),
-        calls=tuple(_call_view(call, rewards) for call in answered),
-        agent_rewards=tuple(sorted(agents.items())),
-    )
+    return replace(rollout, calls=tuple(_valued(rollout.id, call, values.get(call.id)) for call in rollout.calls))
 
 
-def _call_view(call: Call, rewards: Sequence[Reward]) -> CallView:
-    agent = "/".join(call.structure.agent) if call.structure else ""
-    return CallView(call.id, agent, sum(reward.value for reward in rewards if reward.call_id == call.id))
+def _valued(rollout_id: str, call: CallView, values: CallValues | None) -> CallView:
+    where = f"call {call.id} of rollout {rollout_id}"
+    if values is None:
+        raise BadInput(f"{where} has no values; score all calls of the step with the critic before credit")
+    if len(values.tokens) != call.num_tokens:
+        raise BadInput(f"{where} has {len(values.tokens)} values, expected one per sampled token: {call.num_tokens}")
+    if not all(math.isfinite(value) for value in (*values.tokens, values.high or 0.0)):
+        raise BadInput(f"{where} has a value that is not finite; lower the critic's learning rate")
+    return replace(call, values=values.tokens, high_value=values.high)

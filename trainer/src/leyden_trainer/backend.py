@@ -5,26 +5,32 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from leyden.types import Endpoint
-from leyden_trainer.rows import TrainingRow
+from leyden_trainer.rows import RowScores, TrainingRow
 
 __all__ = ["Backend", "StepStats"]
 
 
 @dataclass(frozen=True)
 class StepStats:
-    """What one update saw. Means are over the trained tokens of the whole step."""
+    """What the updates of one step saw. Means are over the trained tokens of the whole step, and over its epochs."""
 
     loss: float
+    """The policy's."""
+    value_loss: float
+    """The critic's; 0 without one."""
     grad_norm: float
-    """Before clipping."""
+    """The policy's, before clipping; the mean over the step's updates."""
     entropy: float
     """Nats."""
     kl: float
-    """Estimate of the divergence from the sampling policy; 0 on-policy, but for float noise."""
+    """Estimate of the divergence from the old policy; 0 on-policy in a step of one update, but for float noise."""
+    reference_kl: float
+    """Estimate of the divergence from the start model; 0 without a KL term."""
     clip_fraction: float
     mismatch: float
-    """Largest |log probability of sampler - of trainer| of a trained token, before the update."""
+    """Largest |log probability that a row was given - the trainer's| of a trained token of the first update."""
     trained_tokens: int
+    """In one epoch."""
     computed_tokens: int
     """Tokens that went through the model; a shared prefix counts once."""
 
@@ -36,8 +42,13 @@ class Backend(Protocol):
         """Where the policy is served, with its weights' version."""
         ...
 
+    async def score(self, rows: Sequence[TrainingRow]) -> list[RowScores]:
+        """Log probabilities, and the critic's values if there is one, by the weights before the step; sampling waits.
+        What the rows say of advantages, weights and targets is not read."""
+        ...
+
     async def update(self, rows: Sequence[TrainingRow]) -> StepStats:
-        """One optimiser step on all rows; sampling waits. `TrainingStopped` if the mismatch is over its limit."""
+        """One step on all rows; sampling waits. `TrainingStopped` if the mismatch is over its limit."""
         ...
 
     async def save_state(self, state: dict[str, Any]) -> None:

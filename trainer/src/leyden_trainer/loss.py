@@ -1,4 +1,4 @@
-"""The policy loss over flat tensors of trained tokens: PPO's clipped surrogate, and KL to the start model if asked for.
+"""The policy loss over flat tensors of trained tokens: an objective, and if asked for a KL term and an entropy bonus.
 
 Unlike the textbook's, nothing is averaged here: each token brings its weight, so micro-batches add up to the step.
 """
@@ -8,7 +8,30 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["LossStats", "policy_loss"]
+from leyden_trainer.config import LossConfig
+from leyden_trainer.divergence import ESTIMATORS, k3
+from leyden_trainer.objectives import OBJECTIVES, Bounds
+
+__all__ = ["LossStats", "Tokens", "policy_loss", "value_loss"]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Trained tokens, flat; every tensor has shape (N,)."""
+
+    logprobs_N: Tensor
+    """Under the policy being trained, with gradient; float."""
+    old_logprobs_N: Tensor
+    """Under the policy that sampled, or the one before this step's updates (`loss.old_logprobs`)."""
+    advantages_N: Tensor
+    weights_N: Tensor
+    """They hold all normalisation."""
+    sequences_N: Tensor
+    """int64, from 0: which call's answer the token belongs to; used by `gspo`."""
+    reference_logprobs_N: Tensor | None = None
+    """Under the start model; needed when loss.kl > 0."""
+    entropies_N: Tensor | None = None
+    """Of the distribution that the token was drawn from, with gradient; needed when loss.entropy > 0."""
 
 
 @dataclass(frozen=True)
@@ -17,53 +40,61 @@ class LossStats:
 
     num_tokens: int
     clipped: float
-    """Tokens whose gradient the clip took away."""
+    """Tokens whose gradient the clip took away; with `cispo`, those whose weight it changed."""
     kl: float
-    """Σ (r - 1 - log r) with r the ratio to the sampling policy: the k3 estimator."""
+    """From the old policy, by the k3 estimator."""
+    reference_kl: float
+    """From the start model, by the estimator that the loss uses; 0 without a KL term."""
     ratio: float
 
 
-def policy_loss(
-    logprobs_N: Tensor,
-    old_logprobs_N: Tensor,
-    advantages_N: Tensor,
-    weights_N: Tensor,
-    *,
-    clip_low: float,
-    clip_high: float,
-    reference_logprobs_N: Tensor | None = None,
-    kl: float = 0.0,
-) -> tuple[Tensor, LossStats]:
-    """Σ weight · (clipped surrogate + kl · k3), PPO (arXiv:1707.06347) with bounds that may differ (DAPO, 2503.14476).
-
-    Args:
-        logprobs_N: under the policy being trained, with gradient; float, shape (N,).
-        old_logprobs_N: under the policy that sampled; shape (N,).
-        advantages_N: shape (N,).
-        weights_N: shape (N,); they hold all normalisation.
-        clip_low: the ratio's lower bound is 1 - clip_low.
-        clip_high: its upper bound is 1 + clip_high.
-        reference_logprobs_N: under the start model; needed when kl > 0.
-        kl: coefficient of the k3 estimate of KL(policy || start model) (Schulman 2020, as in GRPO, arXiv:2402.03300).
+def policy_loss(tokens: Tokens, settings: LossConfig) -> tuple[Tensor, LossStats]:
+    """Σ weight · (objective + kl · divergence from the start model - entropy · entropy).
 
     Returns:
         The loss, a scalar with gradient, and sums for the step's figures.
     """
-    log_ratio_N = logprobs_N - old_logprobs_N
-    ratio_N = log_ratio_N.exp()
-    free_N = ratio_N * advantages_N
-    bounded_N = ratio_N.clamp(1 - clip_low, 1 + clip_high) * advantages_N
-    terms_N = -torch.minimum(free_N, bounded_N)
-    if kl:
-        if reference_logprobs_N is None:
-            raise ValueError("kl > 0 needs reference_logprobs_N")
-        to_reference_N = reference_logprobs_N - logprobs_N
-        terms_N = terms_N + kl * (to_reference_N.exp() - 1 - to_reference_N)
+    log_ratio_N = tokens.logprobs_N - tokens.old_logprobs_N
+    bounds = Bounds(settings.clip_low, settings.clip_high, settings.dual_clip)
+    terms_N, clipped_N = OBJECTIVES[settings.objective](log_ratio_N, tokens.advantages_N, tokens.sequences_N, bounds)
+    reference_kl = 0.0
+    if settings.kl:
+        if tokens.reference_logprobs_N is None:
+            raise ValueError("loss.kl > 0 needs reference_logprobs_N")
+        divergence_N = ESTIMATORS[settings.kl_estimator](tokens.logprobs_N, tokens.reference_logprobs_N)
+        terms_N = terms_N + settings.kl * divergence_N
+        reference_kl = divergence_N.sum().item()
+    if settings.entropy:
+        if tokens.entropies_N is None:
+            raise ValueError("loss.entropy > 0 needs entropies_N")
+        terms_N = terms_N - settings.entropy * tokens.entropies_N
     with torch.no_grad():
         stats = LossStats(
-            num_tokens=ratio_N.numel(),
-            clipped=float((bounded_N < free_N).sum()),
-            kl=float((ratio_N - 1 - log_ratio_N).sum()),
-            ratio=float(ratio_N.sum()),
+            num_tokens=log_ratio_N.numel(),
+            clipped=float(clipped_N.sum()),
+            # Seen from the old policy, whose samples these are: KL(old || policy).
+            kl=float(k3(tokens.old_logprobs_N, tokens.logprobs_N).sum()),
+            reference_kl=reference_kl,
+            ratio=float(log_ratio_N.exp().sum()),
         )
-    return (weights_N * terms_N).sum(), stats
+    return (tokens.weights_N * terms_N).sum(), stats
+
+
+def value_loss(
+    values_N: Tensor, returns_N: Tensor, weights_N: Tensor, *, old_values_N: Tensor, clip: float | None
+) -> Tensor:
+    """Σ weight · (value - return)² / 2, a scalar with gradient.
+
+    Args:
+        values_N: of the critic being trained, with gradient; shape (N,).
+        returns_N: what they should be; shape (N,).
+        weights_N: shape (N,); they hold all normalisation.
+        old_values_N: of the critic before this step's updates; shape (N,).
+        clip: the larger of the loss and that of a value at most `clip` away from the old one (PPO's code,
+            arXiv:2005.12729); None does not clip.
+    """
+    errors_N = (values_N - returns_N).square()
+    if clip is not None:
+        near_N = old_values_N + (values_N - old_values_N).clamp(-clip, clip)
+        errors_N = torch.maximum(errors_N, (near_N - returns_N).square())
+    return (weights_N * errors_N).sum() / 2

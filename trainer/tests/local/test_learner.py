@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from leyden.errors import BadInput, TrainingStopped
+from leyden_trainer.config import LossConfig
 from leyden_trainer.local.learner import Learner, LearnerConfig
 from leyden_trainer.local.model import load_model
 from leyden_trainer.local.parameters import train_parameters
 from leyden_trainer.local.sampler import SampleRequest
 from leyden_trainer.local.score import micro_batches
-from leyden_trainer.loss import policy_loss
-from leyden_trainer.rows import TrainingRow
+from leyden_trainer.loss import Tokens, policy_loss
+from leyden_trainer.rows import TrainingRow, minibatches
 
 ANY_MISMATCH = 1e9
 
@@ -31,6 +32,8 @@ def _random_row(name: str, prompt: list[int], spans: int, rng: random.Random) ->
         given, trained = rng.randint(1, 5) if span else 0, rng.randint(1, 8)
         mask += [False] * given + [True] * trained
         tokens += [rng.randrange(3, 500) for _ in range(given + trained)]
+    edges = [place for place in range(1, len(mask)) if mask[place] != mask[place - 1]]
+    starts, ends = edges[::2], [*edges[1::2], len(mask)]
     given = rng.randint(0, 3)
     tokens, mask = tokens + [5] * given, mask + [False] * given
     advantage, weight = rng.uniform(-1, 1), rng.uniform(0.01, 0.1)
@@ -41,6 +44,7 @@ def _random_row(name: str, prompt: list[int], spans: int, rng: random.Random) ->
         logprobs=tuple(rng.uniform(-7, -5) if trained else 0.0 for trained in mask),
         advantages=tuple(advantage if trained else 0.0 for trained in mask),
         weights=tuple(weight if trained else 0.0 for trained in mask),
+        spans=tuple(zip(starts, ends, strict=True)),
     )
 
 
@@ -56,8 +60,14 @@ def plain_logprobs(model, row: TrainingRow, temperature: float = 1.0) -> torch.T
 
 
 def learner(model, **changes) -> Learner:
-    config = LearnerConfig(**{"learning_rate": 1e-3, "max_mismatch": ANY_MISMATCH, **changes})
+    loss = LossConfig(**{name: changes.pop(name) for name in list(changes) if name in LossConfig.model_fields})
+    config = LearnerConfig(**{"learning_rate": 1e-3, "max_mismatch": ANY_MISMATCH, **changes}, loss=loss)
     return Learner(model, train_parameters(model), config)
+
+
+def logprobs_of(tested: Learner, rows: list[TrainingRow]) -> list[list[float]]:
+    """Of the trained tokens of each row, by the learner."""
+    return [of_trained(found.logprobs, row).tolist() for found, row in zip(tested.score(rows), rows, strict=True)]
 
 
 def gradient(parameters) -> torch.Tensor:
@@ -73,41 +83,95 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_logprobs_equal_those_of_a_plain_forward_pass(model, spans, shared, temperature):
     rows = random_rows(13, spans=spans, shared=shared)
-    found = learner(model, temperature=temperature).logprobs(rows)
+    found = logprobs_of(learner(model, temperature=temperature), rows)
     for row, logprobs in zip(rows, found, strict=True):
         with torch.no_grad():
             assert logprobs == pytest.approx(plain_logprobs(model, row, temperature).tolist(), abs=1e-4)
 
 
+def plain_loss(model, row: TrainingRow, loss: LossConfig, reference_N: torch.Tensor | None) -> torch.Tensor:
+    """The row's term by one ordinary forward pass over it alone."""
+    outcomes = torch.log_softmax(model(input_ids=torch.tensor([row.token_ids])).logits[0], -1)
+    entropies = -(outcomes.exp() * outcomes).sum(-1)
+    tokens = Tokens(
+        logprobs_N=plain_logprobs(model, row),
+        old_logprobs_N=of_trained(row.logprobs, row),
+        advantages_N=of_trained(row.advantages, row),
+        weights_N=of_trained(row.weights, row),
+        sequences_N=torch.tensor([n for n, (start, stop) in enumerate(row.spans) for _ in range(start, stop)]),
+        reference_logprobs_N=reference_N,
+        entropies_N=torch.stack([entropies[t - 1] for t, trained in enumerate(row.mask) if trained]),
+    )
+    return policy_loss(tokens, loss)[0]
+
+
+LOSSES = [
+    {},
+    {"kl": 0.5},
+    {"kl": 0.5, "kl_estimator": "k1", "entropy": 0.2},
+    {"objective": "gspo", "clip_low": 0.9, "clip_high": 9.0},
+    {"objective": "cispo", "entropy": 0.2},
+    {"dual_clip": 2.0, "kl": 0.1, "kl_estimator": "k2"},
+]
+
+
 @pytest.mark.parametrize("spans", [1, 3])
-@pytest.mark.parametrize("kl", [0.0, 0.5])
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: "-".join(map(str, loss.values())) or "ppo")
 @pytest.mark.parametrize("micro_batch_tokens", [1, 150, 100_000])
-def test_the_gradient_equals_that_of_a_plain_loop_over_rows(tiny_folder, model, spans, kl, micro_batch_tokens):
+def test_the_gradient_equals_that_of_a_plain_loop_over_rows(tiny_folder, model, spans, loss, micro_batch_tokens):
     reference, _ = load_model(tiny_folder, device=torch.device("cpu"))
     rows = random_rows(13, spans=spans)
-    tested = learner(model, kl=kl, micro_batch_tokens=micro_batch_tokens, max_grad_norm=1e9, learning_rate=1e-9)
+    tested = learner(model, **loss, micro_batch_tokens=micro_batch_tokens, max_grad_norm=1e9, learning_rate=1e-9)
     with torch.no_grad():  # away from the reference, or the KL term has no gradient
         for parameter in model.parameters():
             parameter.mul_(1.05)
     for row in rows:
         with torch.no_grad():
-            reference_N = plain_logprobs(reference, row) if kl else None
-        loss, _ = policy_loss(
-            plain_logprobs(model, row),
-            of_trained(row.logprobs, row),
-            of_trained(row.advantages, row),
-            of_trained(row.weights, row),
-            clip_low=0.2,
-            clip_high=0.2,
-            reference_logprobs_N=reference_N,
-            kl=kl,
-        )
-        loss.backward()
+            reference_N = plain_logprobs(reference, row) if loss.get("kl") else None
+        plain_loss(model, row, LossConfig(**loss), reference_N).backward()
     expected = gradient(tested.parameters.values())
     stats = tested.step(rows)
     assert relative_error(gradient(tested.parameters.values()), expected) < 1e-4
     assert stats.grad_norm == pytest.approx(expected.norm().item(), rel=1e-4)
     assert stats.trained_tokens == sum(sum(row.mask) for row in rows)
+
+
+def test_minibatches_are_the_steps_gradient_estimated_from_some_rollouts(tiny_folder):
+    """At a learning rate of nearly 0 their mean is the gradient of the whole step; epochs repeat it."""
+    rows = random_rows(12, spans=2)
+    model, _ = load_model(tiny_folder, device=torch.device("cpu"))
+    whole = learner(model, learning_rate=1e-12, max_grad_norm=1e9)
+    stats = whole.step(rows)
+    expected = gradient(whole.parameters.values())
+    total, norms = torch.zeros_like(expected), []
+    parts = learner(model, learning_rate=1e-12, max_grad_norm=1e9, minibatches=3)
+    for part in minibatches(rows, 3, "0 0 0"):
+        whole.step(part)
+        total += gradient(whole.parameters.values())
+        norms.append(3 * gradient(whole.parameters.values()).norm().item())
+    assert relative_error(total, expected) < 1e-4
+    dealt = parts.step(rows)
+    assert dealt.grad_norm == pytest.approx(sum(norms) / 3, rel=1e-4)
+    assert (dealt.loss, dealt.trained_tokens) == (pytest.approx(stats.loss, rel=1e-4), stats.trained_tokens)
+    twice = learner(model, learning_rate=1e-12, max_grad_norm=1e9, epochs=2).step(rows)
+    assert (twice.loss, twice.trained_tokens) == (pytest.approx(stats.loss, rel=1e-4), stats.trained_tokens)
+    assert twice.entropy == pytest.approx(stats.entropy, rel=1e-4)
+
+
+def test_later_updates_of_a_step_are_held_near_the_policy_that_sampled(model):
+    rows = random_rows(12, spans=2)
+    tested = learner(model)
+    rows = [_with_logprobs(row, found) for row, found in zip(rows, logprobs_of(tested, rows), strict=True)]
+    stats = learner(model, max_mismatch=1e-3, minibatches=3, epochs=3).step(rows)
+    assert stats.mismatch < 1e-3  # the first update's; the others have moved
+    assert stats.kl > 1e-4
+    assert 0 < stats.clip_fraction < 1
+
+
+def test_gspo_refuses_rows_whose_answers_are_not_known(model):
+    row = dataclasses.replace(random_rows(1)[0], spans=())
+    with pytest.raises(BadInput, match="the spans of a row of rollout r0 are not its trained tokens; gspo needs them"):
+        learner(model, objective="gspo").step([row])
 
 
 def test_a_step_does_not_depend_on_the_size_of_its_micro_batches(tiny_folder):
@@ -223,12 +287,12 @@ def test_rewarded_tokens_become_likelier_and_punished_ones_less(model):
         for row, sign in zip(random_rows(2), (1.0, -1.0), strict=True)
     )
     tested = learner(model)
-    before = [sum(logprobs) for logprobs in tested.logprobs([good, bad])]
+    before = [sum(logprobs) for logprobs in logprobs_of(tested, [good, bad])]
     for _ in range(3):
-        current = tested.logprobs([good, bad])
+        current = logprobs_of(tested, [good, bad])
         rows = [_with_logprobs(row, values) for row, values in zip((good, bad), current, strict=True)]
         tested.step(rows)
-    after = [sum(logprobs) for logprobs in tested.logprobs([good, bad])]
+    after = [sum(logprobs) for logprobs in logprobs_of(tested, [good, bad])]
     assert after[0] > before[0]
     assert after[1] < before[1]
 

@@ -262,7 +262,7 @@ class Reward(Frozen):
     attempt: int = 1
     value: RewardValue
     name: str = "reward"
-    source: Literal["grader", "agent", "rule", "failure"] = "grader"
+    source: Literal["grader", "agent", "rule", "judge", "failure"] = "grader"
     agent: str | None = None
     call_id: str | None = None
     created_at: float = Field(default_factory=time.time)

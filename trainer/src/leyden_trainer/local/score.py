@@ -1,4 +1,4 @@
-"""Log probabilities of trained tokens, differentiable, with whatever rows begin alike computed once.
+"""Log probabilities and values of trained tokens, differentiable, with whatever rows begin alike computed once.
 
 A micro-batch is one tree of tokens: rows are its paths, and each node is computed once and sees its ancestors alone. So
 nothing is padded or copied, and the gradients of shared nodes add up by themselves.
@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from leyden.errors import BadInput
+from leyden_trainer.local.critic import Critic
 from leyden_trainer.local.forward import common_prefix, decoder, logits, masked
 from leyden_trainer.rows import TrainingRow
 
@@ -24,8 +25,11 @@ class Scores:
 
     logprobs_N: Tensor
     entropies_N: Tensor
-    """Detached; nats."""
+    """Nats; detached unless their gradient was asked for."""
+    values_N_H: Tensor | None
+    """The critic's, before each token, by head; float32. None without a critic."""
     computed_tokens: int
+    """Nodes of the policy's tree."""
 
 
 @dataclass(frozen=True)
@@ -52,29 +56,45 @@ def micro_batches(rows: Sequence[TrainingRow], max_tokens: int) -> Iterator[list
         yield batch
 
 
-def score(model: PreTrainedModel, rows: Sequence[TrainingRow], *, temperature: float) -> Scores:
+def score(
+    model: PreTrainedModel,
+    rows: Sequence[TrainingRow],
+    *,
+    temperature: float,
+    critic: Critic | None = None,
+    entropy_gradient: bool = False,
+) -> Scores:
     """Run one micro-batch. Logits are computed where a trained token follows, and divided by `temperature`."""
     tree = _tree(rows)
-    device = model.device
-    hidden_Q_D = (
-        decoder(model)(
-            input_ids=torch.tensor([tree.token_ids], device=device),
-            attention_mask=masked(_ancestors(tree).to(device)[None], model.dtype),
-            position_ids=torch.tensor([tree.depths], device=device),
-            use_cache=False,
-        )
-    ).last_hidden_state[0]
+    hidden_Q_D = _hidden(model, tree)
     trained = [
         (path[t - 1], row.token_ids[t])
         for row, path in zip(rows, tree.paths, strict=True)
         for t, chosen in enumerate(row.mask)
         if chosen
     ]
-    node_N, token_N = torch.tensor(trained, device=device).T
+    node_N, token_N = torch.tensor(trained, device=model.device).T
     node_U, place_N = node_N.unique(return_inverse=True)
     logprobs_U_V = torch.log_softmax(logits(model, hidden_Q_D[node_U]) / temperature, dim=-1)
-    entropy_U = -(logprobs_U_V.detach().exp() * logprobs_U_V.detach()).sum(-1)
-    return Scores(logprobs_U_V[place_N, token_N], entropy_U[place_N], len(tree.token_ids))
+    seen_U_V = logprobs_U_V if entropy_gradient else logprobs_U_V.detach()
+    entropy_U = -(seen_U_V.exp() * seen_U_V).sum(-1)
+    values_N_H = None
+    if critic is not None:
+        states_Q_D = hidden_Q_D if critic.model is None else _hidden(critic.model, tree)
+        values_N_H = critic.values(states_Q_D[node_U])[place_N]
+    return Scores(logprobs_U_V[place_N, token_N], entropy_U[place_N], values_N_H, len(tree.token_ids))
+
+
+def _hidden(model: PreTrainedModel, tree: _Tree) -> Tensor:
+    """The last hidden states of the tree's nodes, [Q, D]."""
+    device = model.device
+    output = decoder(model)(
+        input_ids=torch.tensor([tree.token_ids], device=device),
+        attention_mask=masked(_ancestors(tree).to(device)[None], model.dtype),
+        position_ids=torch.tensor([tree.depths], device=device),
+        use_cache=False,
+    )
+    return output.last_hidden_state[0]
 
 
 def _read(row: TrainingRow) -> tuple[int, ...]:

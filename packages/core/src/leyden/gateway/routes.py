@@ -41,6 +41,13 @@ def gateway_router(gateway: Gateway, access_of: AccessOf) -> APIRouter:
         except LeydenError as error:
             return _refusal(fault_of(error))
 
+    async def held(request: Request) -> Response:
+        """How long the requests of this key's rollout were held for weight swaps; its runner does not count it."""
+        try:
+            return JSONResponse({"held_s": await gateway.held_s(access_of(request))})
+        except LeydenError as error:
+            return _refusal(fault_of(error))
+
     async def other(request: Request) -> Response:
         """What OpenAI serves and this gateway does not."""
         served = "/v1/chat/completions, /v1/completions and /v1/models"
@@ -49,6 +56,7 @@ def gateway_router(gateway: Gateway, access_of: AccessOf) -> APIRouter:
     router.add_api_route("/chat/completions", complete, methods=["POST"], summary="Chat completion")
     router.add_api_route("/completions", complete, methods=["POST"], summary="Completion")
     router.add_api_route("/models", models, methods=["GET"], summary="Published models")
+    router.add_api_route("/held", held, methods=["GET"], summary="Time held")
     router.add_api_route("/{path:path}", other, methods=["GET", "POST"], include_in_schema=False)
     return router
 

@@ -22,6 +22,7 @@ from leyden.gateway.caller import Caller
 from leyden.gateway.door import Reply
 from leyden.gateway.endpoints import Endpoints, Picked
 from leyden.gateway.fault import Fault, fault, fault_of
+from leyden.gateway.held import HeldClock
 from leyden.gateway.json_text import is_object, load_object
 from leyden.gateway.rollouts import RunningRollouts
 from leyden.gateway.sse import DONE, EventParser
@@ -135,7 +136,8 @@ class Exchange:
     @asynccontextmanager
     async def _sending(self) -> AsyncGenerator[httpx.Response]:
         caller, parts = self.caller, self._parts
-        self._picked = await parts.endpoints.pick(caller.rollout_id or caller.call_id)
+        clock = caller.running.held if caller.running is not None else HeldClock()
+        self._picked = await parts.endpoints.pick(caller.rollout_id or caller.call_id, clock)
         self._begin()
         sampling, call_number = Sampling(), 0
         if caller.running is not None:

@@ -71,6 +71,17 @@ class Gateway:
         _log.warning("a model call under the operator's key belongs to no rollout; it is recorded without one")
         return None
 
+    async def held_s(self, access: Access) -> float:
+        """How many seconds requests of the rollout that this key opens have been held, until now.
+
+        Raises:
+            LeydenError: the key opens no running rollout.
+        """
+        if access.rollout_id is None:
+            raise BadInput("the operator's key names no rollout; ask with a rollout's own key")
+        running = await self._parts.rollouts.admit(access.rollout_id, access.attempt or 0)
+        return running.held.held_s
+
     async def models(self) -> list[dict[str, Any]]:
         """The models that can be asked for, as OpenAI lists them."""
         live = [endpoint for endpoint in await self._parts.endpoints.all() if endpoint.state != "gone"]

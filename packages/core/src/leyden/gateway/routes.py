@@ -43,6 +43,13 @@ def gateway_router(gateway: Gateway, access_of: AccessOf) -> APIRouter:
         except LeydenError as error:
             return _refusal(fault_of(error))
 
+    async def held(request: Request) -> Response:
+        """How long the requests of this key's rollout were held for weight swaps; its runner does not count it."""
+        try:
+            return JSONResponse({"held_s": await gateway.held_s(access_of(request))})
+        except LeydenError as error:
+            return _refusal(fault_of(error))
+
     async def other(request: Request) -> Response:
         """What others serve and this gateway does not."""
         served = ", ".join(DOORS) + " and /v1/models"
@@ -51,6 +58,7 @@ def gateway_router(gateway: Gateway, access_of: AccessOf) -> APIRouter:
     for path in DOORS:
         router.add_api_route(path.removeprefix("/v1"), complete, methods=["POST"], summary=path)
     router.add_api_route("/models", models, methods=["GET"], summary="Published models")
+    router.add_api_route("/held", held, methods=["GET"], summary="Time held")
     router.add_api_route("/{path:path}", other, methods=["GET", "POST"], include_in_schema=False)
     return router
 

@@ -28,6 +28,8 @@ class WorkerProcess:
         self._writer = writer
         self._waiting: dict[tuple[str, int], asyncio.Future[Done]] = {}
         self._listening: asyncio.Task[None] | None = None
+        self.abandoned = 0
+        """Runs that are over and still go on there, as it said last."""
 
     @classmethod
     async def start(cls, setup: Setup, environment: dict[str, str] | None = None) -> Self:
@@ -64,6 +66,11 @@ class WorkerProcess:
     def alive(self) -> bool:
         return self._process.returncode is None and self._listening is not None and not self._listening.done()
 
+    @property
+    def busy(self) -> bool:
+        """Whether somebody waits for a run."""
+        return bool(self._waiting)
+
     async def run(self, job: Job) -> Done:
         """Run the agent once; cancelling it cancels the run."""
         key = (job.rollout_id, job.attempt)
@@ -95,6 +102,7 @@ class WorkerProcess:
         with contextlib.suppress(ConnectionError):
             while line := await self._reader.readline():
                 done = Done.model_validate_json(line)
+                self.abandoned = done.abandoned
                 future = self._waiting.get((done.rollout_id or "", done.attempt))
                 if future is not None and not future.done():
                     future.set_result(done)

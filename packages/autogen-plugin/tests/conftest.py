@@ -25,18 +25,32 @@ def captured() -> Iterator[None]:
     uninstall_capture()
 
 
-def model(**more: Any) -> OpenAIChatCompletionClient:
-    info = {"vision": False, "function_calling": True, "json_output": True, "structured_output": True, "family": "any"}
-    return OpenAIChatCompletionClient(
-        model="m", base_url="http://127.0.0.1:9", api_key="sk-x", max_retries=0, model_info=info, **more
-    )
+@pytest.fixture
+def clients() -> list[OpenAIChatCompletionClient]:
+    """What `model` has made, to be closed in the loop that used it."""
+    return []
 
 
 @pytest.fixture
-def calls_of(tmp_path: Path) -> Callable[..., Coroutine[Any, Any, list[Call]]]:
+def model(clients: list[OpenAIChatCompletionClient]) -> Callable[..., OpenAIChatCompletionClient]:
+    """Makes model clients whose base URL is nobody's."""
+    info = {"vision": False, "function_calling": True, "json_output": True, "structured_output": True, "family": "any"}
+
+    def make(**more: Any) -> OpenAIChatCompletionClient:
+        settings = {"base_url": "http://127.0.0.1:9", "api_key": "sk-x", "max_retries": 0, **more}
+        clients.append(OpenAIChatCompletionClient(model="m", model_info=info, **settings))
+        return clients[-1]
+
+    return make
+
+
+@pytest.fixture
+def calls_of(
+    tmp_path: Path, clients: list[OpenAIChatCompletionClient]
+) -> Callable[..., Coroutine[Any, Any, list[Call]]]:
     """Run an agent in a rollout; its calls as the store has them, in order."""
 
-    async def run(replies: Any, agent: Agent, *, mode: Any = "train", incomplete: bool = False) -> list[Call]:
+    async def run(replies: Any, agent: Agent, *, mode: Any = "train") -> list[Call]:
         with FakeServer(replies) as policy, BackgroundServer(tmp_path / "store.sqlite") as server:
             store = HttpStore(server.url, server.key)
             await store.publish(Endpoint(url=policy.url, model="m"))
@@ -44,6 +58,8 @@ def calls_of(tmp_path: Path) -> Callable[..., Coroutine[Any, Any, list[Call]]]:
             (claim,) = await store.claim("me", limit=1, lease_s=600)
             with enter_scope(Scope("a", 1, server.url, claim.key, gateway=mode != "trace")) as scope:
                 await agent()
+            for client in clients:
+                await client.close()
             await asyncio.to_thread(flush, scope, timeout_s=10)
             assert scope.losses == []
             calls = await store.calls(["a"])

@@ -7,6 +7,7 @@ provider; so the methods around which it opens its spans are wrapped instead.
 from typing import Any
 
 from leyden.scope import Scope, current_scope
+from leyden.threads import carry
 from leyden.types import Structure
 from leyden_autogen.frames import Frame, current_frame
 from leyden_autogen.handoffs import take_handoff
@@ -28,6 +29,7 @@ class AutoGenAdapter:
         """See `Adapter.install`."""
         if self._originals:
             return
+        carry(current_frame)  # AutoGen runs sync tools in an executor
         for owner, method, wrapper in wrapped_methods():
             original = owner.__dict__[method]
             self._originals.append((owner, method, original))

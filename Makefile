@@ -5,7 +5,7 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-PACKAGES := packages/core packages/langchain-plugin trainer
+PACKAGES := packages/core packages/langchain-plugin packages/openai-agents-plugin trainer
 
 .PHONY: train test check wheels clean
 

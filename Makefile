@@ -5,7 +5,7 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-PACKAGES := packages/core packages/langchain-plugin packages/autogen-plugin trainer
+PACKAGES := packages/core packages/langchain-plugin packages/openai-agents-plugin packages/autogen-plugin trainer
 
 .PHONY: train test test-verl check wheels clean
 

@@ -8,6 +8,7 @@ import sys
 from typing import Self
 
 from leyden.errors import BadConfig
+from leyden.keys import STAND_IN_KEY
 from leyden.runner.messages import Done, Job, Setup
 from leyden.runner.worker import LINE_LIMIT
 from leyden.types import Failure
@@ -41,7 +42,7 @@ class WorkerProcess:
         ours, theirs = socket.socketpair()
         # Clients are often built when a module is imported, and refuse to be without a key; the hook replaces it.
         inherited = {name: value for name, value in os.environ.items() if name not in _SECRETS}
-        environment = {"OPENAI_API_KEY": "leyden", **inherited, **(environment or {})}
+        environment = {"OPENAI_API_KEY": STAND_IN_KEY, **inherited, **(environment or {})}
         command = [sys.executable, "-m", "leyden.runner.worker", str(theirs.fileno())]
         with theirs:
             process = await asyncio.create_subprocess_exec(

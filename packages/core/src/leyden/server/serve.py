@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import ipaddress
 import os
 import socket
@@ -23,6 +24,7 @@ __all__ = ["BackgroundServer", "operator_key", "serve"]
 
 Unattributed = Literal["refuse", "record"]
 GRACE_S = 5
+_GC_THRESHOLD = (20_000, 20, 20)  # an answer of 200 tokens is 400 objects, and none of them is in a cycle
 
 
 def operator_key(store: str, given: str | None) -> str:
@@ -67,6 +69,7 @@ class _Server(uvicorn.Server):
             log_level="warning",
             access_log=False,
             ws="none",
+            proxy_headers=False,
             timeout_graceful_shutdown=GRACE_S,
             timeout_keep_alive=75,  # longer than clients keep an idle connection, so that none is cut under a request
         )
@@ -107,9 +110,18 @@ def serve(
         if "://" not in store:
             Path(store).absolute().parent.mkdir(parents=True, exist_ok=True)
         opened = SqlStore.open(store)
+        # What is loaded now stays: the collector need not look at it again each time that many answers were parsed.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*_GC_THRESHOLD)
         ready(f"leyden: serving on http://{host}:{listener.getsockname()[1]}")
         server = _Server(create_app(opened, keys, unattributed=unattributed))
-        asyncio.run(_serve_then_close(server, listener, opened))
+        _run(server, listener, opened)
+
+
+def _run(server: uvicorn.Server, listener: socket.socket, store: SqlStore) -> None:
+    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+        runner.run(_serve_then_close(server, listener, store))
 
 
 async def _serve_then_close(server: uvicorn.Server, listener: socket.socket, store: SqlStore) -> None:
@@ -131,7 +143,7 @@ class BackgroundServer:
         self._thread = threading.Thread(target=self._run, name="leyden-server", daemon=True)
 
     def _run(self) -> None:
-        asyncio.run(_serve_then_close(self._server, self._listener, self._store))
+        _run(self._server, self._listener, self._store)
 
     def __enter__(self) -> Self:
         self._thread.start()

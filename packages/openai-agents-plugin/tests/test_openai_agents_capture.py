@@ -31,7 +31,7 @@ from leyden.scope import Scope, enter_scope
 from leyden.server.serve import BackgroundServer
 from leyden.testing.capture_trial import Captured, CaptureTrial
 from leyden.testing.fake_server import FakeServer, Reply
-from leyden.types import Call, Rollout
+from leyden.types import Call, Endpoint, Rollout
 from leyden_openai_agents import LeydenTraceProcessor
 
 MODELS: dict[str, Any] = {"chat": OpenAIChatCompletionsModel, "responses": OpenAIResponsesModel}
@@ -59,11 +59,11 @@ async def trial(tmp_path: Path, captured: None) -> AsyncIterator[CaptureTrial]:
         yield trial
 
 
-def builder(url: str, api: str = "chat") -> Build:
+def builder(url: str, api: str = "chat", key: str = "sk-x") -> Build:
     """Makes agents that use the one or the other API of the model at this URL."""
 
     def build(name: str, **more: Any) -> Agent[Any]:
-        client = openai.AsyncOpenAI(base_url=url, api_key="sk-x", max_retries=0)
+        client = openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=0)
         return Agent(name=name, instructions=f"You are {name}.", model=MODELS[api]("m", client), **more)
 
     return build
@@ -276,14 +276,15 @@ def test_the_sdks_exporter_never_sends_with_a_key_that_is_leydens(
     assert BackendSpanExporter(api_key="sk-other").api_key == "sk-other"
 
 
-async def traced(tmp_path: Path, replies: list[Reply], agent: Callable[[Build], Any], api: str) -> list[Call]:
-    """Run without a gateway: the model is where the agent says; its calls as the store has them."""
-    with FakeServer(replies) as model, BackgroundServer(tmp_path / "store.sqlite") as server:
+async def traced(tmp_path: Path, agent: Callable[[Build], Any], api: str) -> list[Call]:
+    """Run without a gateway of its own, at a model that serves both APIs (another rollout's gateway)."""
+    with FakeServer(DOUBLES) as policy, BackgroundServer(tmp_path / "store.sqlite") as server:
         store = HttpStore(server.url, server.key)
-        await store.queue([Rollout(id="a", mode="trace")])
-        (claim,) = await store.claim("me", limit=1, lease_s=600)
-        with enter_scope(Scope("a", 1, server.url, claim.key, gateway=False)) as scope:
-            await agent(builder(model.url, api))
+        await store.publish(Endpoint(url=policy.url, model="m"))
+        await store.queue([Rollout(id="model", mode="trace"), Rollout(id="a", mode="trace")])
+        model, mine = await store.claim("me", limit=2, lease_s=600)
+        with enter_scope(Scope("a", 1, server.url, mine.key, gateway=False)) as scope:
+            await agent(builder(f"{server.url}/v1", api, str(model.key)))
         await asyncio.to_thread(flush, scope, timeout_s=10)
         assert scope.losses == []
         calls = await store.calls(["a"])
@@ -327,16 +328,20 @@ def check_doubles(calls: list[Call]) -> None:
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-async def test_a_processor_registered_by_hand_records_the_whole_readable_run(tmp_path: Path, streamed: bool) -> None:
+@pytest.mark.parametrize("api", MODELS)
+async def test_a_processor_registered_by_hand_records_the_whole_readable_run(
+    tmp_path: Path, api: str, streamed: bool
+) -> None:
     add_trace_processor(LeydenTraceProcessor())
-    check_doubles(await traced(tmp_path, DOUBLES, lambda build: doubles(build, streamed=streamed), "chat"))
+    check_doubles(await traced(tmp_path, lambda build: doubles(build, streamed=streamed), api))
 
 
 @pytest.mark.parametrize("config", [RunConfig(), RunConfig(tracing_disabled=True)])
+@pytest.mark.parametrize("api", MODELS)
 async def test_found_by_entry_point_and_registered_by_hand_it_records_once_whether_tracing_is_on_or_off(
-    tmp_path: Path, captured: None, config: RunConfig
+    tmp_path: Path, captured: None, api: str, config: RunConfig
 ) -> None:
     add_trace_processor(LeydenTraceProcessor())
-    calls = await traced(tmp_path, DOUBLES, lambda build: doubles(build, config=config), "chat")
+    calls = await traced(tmp_path, lambda build: doubles(build, config=config), api)
     check_doubles(calls)
     assert calls[0].tools[0].tool_call_id == asked_ids(calls[0])[0]

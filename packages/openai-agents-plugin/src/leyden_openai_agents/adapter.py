@@ -158,13 +158,18 @@ def _kept_for_us(original: Any) -> Any:
     return include_data
 
 
-def _own_key(original: property) -> property:
+def _own_key(original: Any) -> property:
     """Where a worker gave the environment a key that is not the user's, the SDK's exporter must not send with it."""
 
     def api_key(self: BackendSpanExporter) -> str | None:
-        key = original.fget(self)  # pyright: ignore[reportOptionalCall]
+        key = original.__get__(self, type(self))
         scope = current_scope()
-        ours = (STAND_IN_KEY, None if scope is None else scope.key)
-        return None if key in ours else key
+        return None if key == STAND_IN_KEY or (scope is not None and key == scope.key) else key
 
-    return property(api_key, original.fset)
+    def set_api_key(self: BackendSpanExporter, key: str | None) -> None:
+        if isinstance(original, functools.cached_property):  # before 0.22 of the SDK
+            vars(self)["api_key"] = key
+        else:
+            original.__set__(self, key)
+
+    return property(api_key, set_api_key)

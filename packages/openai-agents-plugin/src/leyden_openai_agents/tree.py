@@ -137,7 +137,7 @@ class Tree:
         return node
 
     def failed(self, span: Any, error: Any) -> None:
-        """Note an error: the exception itself if it is at hand, else the words of the SDK, which may leave out details."""
+        """Note an error: the exception if it is at hand, else the words of the SDK, which may leave out details."""
         node = self._nodes.get(span)
         if node is None:
             return

@@ -8,8 +8,7 @@ import sys
 from typing import Self
 
 from leyden.errors import BadConfig
-from leyden.runner.messages import Done, Job, Setup
-from leyden.runner.worker import LINE_LIMIT
+from leyden.runner.messages import LINE_LIMIT, Done, Job, Setup
 from leyden.types import Failure
 
 __all__ = ["WorkerProcess"]

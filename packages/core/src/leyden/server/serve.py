@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import gc
-import ipaddress
 import os
 import socket
 import threading
@@ -18,6 +17,7 @@ from fastapi import FastAPI
 from leyden.errors import BadConfig
 from leyden.keys import Keys, new_operator_key
 from leyden.server.app import create_app
+from leyden.server.listening import is_loopback, listen, url_of
 from leyden.store import SqlStore
 
 __all__ = ["BackgroundServer", "operator_key", "serve"]
@@ -41,23 +41,6 @@ def operator_key(store: str, given: str | None) -> str:
             with os.fdopen(descriptor, "w") as file:
                 file.write(new_operator_key())
     return path.read_text().strip()
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        return socket.create_server((host, port))
-    except OSError as error:
-        raise BadConfig(
-            f"cannot listen on {host}:{port}: {error.strerror}; end what uses the port, or choose another with --port "
-            "(0 lets the system choose)"
-        ) from error
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class _Server(uvicorn.Server):
@@ -101,12 +84,12 @@ def serve(
     Raises:
         BadConfig: the port is in use, the store cannot be opened, or the host is not loopback and no key was given.
     """
-    if not _is_loopback(host) and not key:
+    if not is_loopback(host) and not key:
         raise BadConfig(
             f"refusing to listen on {host} with a key that nobody chose: set LEYDEN_KEY to a long random one"
         )
     keys = Keys(operator_key(store, key))
-    with _listen(host, port) as listener:
+    with listen(host, port) as listener:
         if "://" not in store:
             Path(store).absolute().parent.mkdir(parents=True, exist_ok=True)
         opened = SqlStore.open(store)
@@ -114,7 +97,7 @@ def serve(
         gc.collect()
         gc.freeze()
         gc.set_threshold(*_GC_THRESHOLD)
-        ready(f"leyden: serving on http://{host}:{listener.getsockname()[1]}")
+        ready(f"leyden: serving on {url_of(listener)}")
         server = _Server(create_app(opened, keys, unattributed=unattributed))
         _run(server, listener, opened)
 
@@ -137,8 +120,8 @@ class BackgroundServer:
     def __init__(self, store: str | Path, *, unattributed: Unattributed = "refuse") -> None:
         self.key = new_operator_key()
         self._store = SqlStore.open(store)
-        self._listener = _listen("127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._listener = listen("127.0.0.1", 0)
+        self.url = url_of(self._listener)
         self._server = _Server(create_app(self._store, Keys(self.key), unattributed=unattributed))
         self._thread = threading.Thread(target=self._run, name="leyden-server", daemon=True)
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
 from leyden.errors import BadConfig
 
@@ -122,7 +122,9 @@ class SamplingConfig(Section):
 
 class CreditConfig(Section):
     method: str = "broadcast"
-    """A name that `leyden_trainer.credit` lists, or module:function."""
+    """A name that docs/credit.md lists, or FILE.py:NAME or package.module:NAME of your own."""
+    options: dict[str, JsonValue] = {}
+    """The method's parameters; see docs/credit.md."""
     agents: tuple[str, ...] = ()
     """Train only these agents' calls; empty: all."""
 
@@ -300,8 +302,9 @@ def _resolve(config: TrainConfig, folder: Path) -> TrainConfig:
     agent = config.agent.model_copy(update=_reference(folder, config.agent.function))
     rules = {name: _resolve_rule(folder, rule) for name, rule in config.reward.rules.items()}
     reward = config.reward.model_copy(update={**_reference(folder, config.reward.function), "rules": rules})
+    credit = config.credit.model_copy(update={"method": _reference(folder, config.credit.method)["function"]})
     changes: Mapping[str, Any] = {"tasks": tasks, "model": model, "agent": agent, "reward": reward, "critic": critic}
-    return config.model_copy(update={**changes, "output": folder / config.output})
+    return config.model_copy(update={**changes, "credit": credit, "output": folder / config.output})
 
 
 def _resolve_rule(folder: Path, rule: RuleConfig) -> RuleConfig:

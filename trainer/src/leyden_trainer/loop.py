@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pydantic import JsonValue
 
@@ -48,7 +49,7 @@ class RunState:
     """(step, mean training reward)"""
     heldout: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])
     """(step, mean held-out reward)"""
-    credit: dict[str, float] = field(default_factory=dict[str, float])
+    credit: dict[str, Any] = field(default_factory=dict[str, Any])
     """What the credit method carries from step to step."""
 
 

@@ -43,7 +43,7 @@ async def run_training(
     """
     train_tasks, heldout_tasks = read_tasks(config.tasks.train), read_tasks(config.tasks.heldout)
     check_apart(train_tasks, heldout_tasks)
-    method = credit_method(config.credit.method, agents=config.credit.agents)
+    method = credit_method(config.credit.method, options=config.credit.options, agents=config.credit.agents)
     if method.needs_critic and config.trainer.dynamic_sampling:
         raise BadConfig(
             f"trainer.dynamic_sampling leaves out groups of equal rewards, but credit.method = {method.name!r} learns "

@@ -325,9 +325,8 @@ def _resolve(config: TrainConfig, folder: Path) -> TrainConfig:
     rules = {name: _resolve_rule(folder, rule) for name, rule in config.reward.rules.items()}
     reward = config.reward.model_copy(update={**_reference(folder, config.reward.function), "rules": rules})
     credit = config.credit.model_copy(update={"method": _reference(folder, config.credit.method)["function"]})
-    changes: Mapping[str, Any] = {"tasks": tasks, "model": model, "agent": agent, "reward": reward}
-    changes = {**changes, "credit": credit, "critic": critic}
-    return config.model_copy(update={**changes, "output": folder / config.output})
+    changes: Mapping[str, Any] = {"tasks": tasks, "model": model, "agent": agent, "reward": reward, "critic": critic}
+    return config.model_copy(update={**changes, "credit": credit, "output": folder / config.output})
 
 
 def _resolve_rule(folder: Path, rule: RuleConfig) -> RuleConfig:

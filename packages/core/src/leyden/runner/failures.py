@@ -43,7 +43,9 @@ def _is_infrastructure(error: BaseException) -> bool:
     status = getattr(error, "status_code", None)
     if isinstance(status, int):
         return status >= 500 or status in _INFRASTRUCTURE_STATUS
-    return "Connection" in type(error).__name__ or "Timeout" in type(error).__name__
+    # A plain APIError is an error event in the middle of a stream, which had begun with status 200.
+    name = type(error).__name__
+    return name == "APIError" or "Connection" in name or "Timeout" in name
 
 
 def _failure(kind: FailureKind, error: BaseException) -> Failure:

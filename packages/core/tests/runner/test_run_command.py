@@ -30,6 +30,15 @@ def solve(task):
     answer = client.chat.completions.create(model="gpt", messages=[{"role": "user", "content": task["say"]}])
     return answer.choices[0].message.content
 
+def solve_with_anthropic(task):
+    import anthropic
+
+    client = anthropic.Anthropic(max_retries=0)
+    answer = client.messages.create(
+        model="claude", max_tokens=9, messages=[{"role": "user", "content": task["say"]}]
+    )
+    return answer.content[0].text
+
 async def solve_async(task):
     await asyncio.sleep(0)
     return task["say"]
@@ -93,6 +102,17 @@ def test_async_agents_and_a_process_for_each_rollout(folder: Path) -> None:
 
 def test_isolated_rollouts_are_routed_too(folder: Path) -> None:
     _, rollouts = run(folder, [{"say": "x"}] * 2, "--isolation", "process")
+    assert [(r["status"], r["result"]) for r in rollouts] == [("succeeded", "good")] * 2
+
+
+def test_isolated_rollouts_on_anthropics_client_are_routed_and_none_of_the_users_secrets_go_with_them(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"):
+        monkeypatch.setenv(name, "a-secret")
+    monkeypatch.setenv("ANTHROPIC_CUSTOM_HEADERS", "Authorization: Bearer a-secret")
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://127.0.0.1:9")
+    _, rollouts = run(folder, [{"say": "x"}] * 2, "agent.py:solve_with_anthropic", "--isolation", "process")
     assert [(r["status"], r["result"]) for r in rollouts] == [("succeeded", "good")] * 2
 
 

@@ -163,7 +163,17 @@ class Runner:
     def _routes(self, claim: Claim) -> dict[str, str]:
         """For clients that are not Python's `openai`, in this process or in those that it starts."""
         url = f"{self._options.server_url}/v1"
-        return {"OPENAI_BASE_URL": url, "OPENAI_API_BASE": url, "OPENAI_API_KEY": claim.key or ""}
+        key = claim.key or ""
+        return {
+            "OPENAI_BASE_URL": url,
+            "OPENAI_API_BASE": url,
+            "OPENAI_API_KEY": key,
+            "ANTHROPIC_BASE_URL": self._options.server_url,  # its clients add /v1
+            "ANTHROPIC_API_KEY": key,
+            # The user's own would travel with it.
+            "ANTHROPIC_AUTH_TOKEN": "",
+            "ANTHROPIC_CUSTOM_HEADERS": "",
+        }
 
     async def _outcome(self, rollout: Rollout, done: Done) -> Outcome:
         ending = Outcome(

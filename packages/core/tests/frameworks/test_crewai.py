@@ -11,7 +11,8 @@ from leyden.testing.fake_server import Reply
 if importlib.util.find_spec("crewai") is None:
     pytest.skip("not in this environment: make test-frameworks", allow_module_level=True)
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # CrewAI's own
+# CrewAI's own.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ImportWarning")
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Frameworks without an adapter that run on openai 3. `make test-frameworks` runs them in an environment of their own."""
+"""Frameworks without an adapter that run on openai 3, by `make test-frameworks` in an environment of their own."""
 
 from typing import Any
 

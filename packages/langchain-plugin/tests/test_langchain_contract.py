@@ -6,9 +6,12 @@ from typing import Any
 import openai
 from langchain.agents import create_agent
 from langchain.agents.structured_output import ProviderStrategy
-from langchain_core.messages import AIMessageChunk
-from langchain_core.tools import tool
+from langchain.tools import ToolRuntime
+from langchain_core.messages import AIMessageChunk, ToolMessage
+from langchain_core.tools import StructuredTool, tool
 from langchain_openai import ChatOpenAI
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.types import Command
 from pydantic import BaseModel, JsonValue
 
 from leyden.testing.adapter_contract import AdapterContract
@@ -37,6 +40,13 @@ def an_agent(url: str, name: str, tools: Any = (), **more: Any) -> Any:
     return create_agent(model(url), list(tools), system_prompt=f"You are {name}.", name=name, **more)
 
 
+@tool
+def transfer_to_expert(runtime: ToolRuntime) -> Command[Any]:
+    """Let the expert answer."""
+    told = ToolMessage("transferred", tool_call_id=runtime.tool_call_id)
+    return Command(goto="expert", graph=Command.PARENT, update={"messages": [*runtime.state["messages"], told]})
+
+
 def as_tool(agent: Any) -> Any:
     """An agent as a tool, as LangChain's documentation does it; sync and async."""
 
@@ -46,14 +56,11 @@ def as_tool(agent: Any) -> Any:
     async def arun(text: str) -> str:
         return (await agent.ainvoke(asked(text)))["messages"][-1].text
 
-    from langchain_core.tools import StructuredTool
-
     return StructuredTool.from_function(run, arun, name=agent.name, description=f"Ask {agent.name}.")
 
 
 class TestLangChain(AdapterContract):
     adapter = "langchain"
-    absent = {"handoff": "a LangChain agent calls tools; it has no handoff of its own"}
 
     async def single(self, task: str, url: str) -> JsonValue:
         return produced(await an_agent(url, "solver").ainvoke(asked(task)))
@@ -83,6 +90,13 @@ class TestLangChain(AdapterContract):
     async def parallel(self, task: str, url: str) -> JsonValue:
         branches = [as_tool(an_agent(url, name)) for name in ("left", "right")]
         return produced(await an_agent(url, "boss", branches).ainvoke(asked(task)))
+
+    async def handoff(self, task: str, url: str) -> JsonValue:
+        graph: Any = StateGraph(MessagesState)
+        graph.add_node("boss", an_agent(url, "boss", [transfer_to_expert]), destinations=("expert",))
+        graph.add_node("expert", an_agent(url, "expert"))
+        graph.add_edge(START, "boss")
+        return produced(await graph.compile().ainvoke(asked(task)))
 
     async def parse_failure(self, task: str, url: str) -> JsonValue:
         class City(BaseModel):

@@ -1,7 +1,7 @@
 """The adapter: registers the handler for every run of the process, and ties each HTTP request to its model run.
 
-LangChain tells a handler of a run before the request and never names the run at the request itself. With several prompts
-at once all starts come first, so there the methods that serve one prompt say which it is.
+LangChain tells a handler of a run before the request and never names the run at the request itself. With several
+prompts at once all starts come first, so the methods that serve a single prompt say which one it is.
 """
 
 from collections.abc import AsyncIterator, Iterator

@@ -4,7 +4,6 @@ All agents are ordinary code of the framework: nothing of Leyden in them. The po
 asks, whatever an adapter says, so that the contract has a witness of its own.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -21,7 +20,7 @@ class AdapterAgents:
     Each agent is called with a task (a text) and the base URL of the model, and
     - builds its client and everything else within the function, with `model="m"`, that base URL and one retry;
     - gives agent NAME the system prompt "You are NAME." and the task as the first user message;
-    - returns what it produced as JSON: the final text and whatever of the run is not drawn at random (no ids, no times);
+    - returns what it produced as JSON: the final text and all that is not drawn at random (no ids, no times);
     - catches no errors.
     The agents' names and the tools' are as the docstrings say, since the contract looks for them.
     """
@@ -47,7 +46,7 @@ class AdapterAgents:
         raise NotImplementedError
 
     async def nested(self, task: str, url: str) -> JsonValue:
-        """Agent "boss" with a tool `helper`, which runs the agent "helper" on the text that it gets; the helper has `double`."""
+        """Agent "boss" with a tool `helper`, which runs the agent "helper", who has `double`, on the text it gets."""
         raise NotImplementedError
 
     def nested_in_thread(self, task: str, url: str) -> JsonValue:
@@ -55,7 +54,7 @@ class AdapterAgents:
         raise NotImplementedError
 
     async def parallel(self, task: str, url: str) -> JsonValue:
-        """Agent "boss" with tools `left` and `right`, each of which runs the agent of that name, without tools of its own."""
+        """Agent "boss" with tools `left` and `right`, each of which runs the agent of that name, who has no tools."""
         raise NotImplementedError
 
     async def handoff(self, task: str, url: str) -> JsonValue:
@@ -101,9 +100,10 @@ def tool_user(body: dict[str, Any], headers: Mapping[str, str]) -> Reply:
 
 def _use(function: dict[str, Any], task: str) -> tuple[str, dict[str, Any]]:
     """A call that fits the tool's schema: 21 for a number, the task for a text."""
-    schema = function.get("parameters") or {}
-    kinds = {name: schema["properties"][name].get("type") for name in schema.get("required", ())}
-    return function["name"], {name: 21 if kind == "integer" else task for name, kind in kinds.items()}
+    schema: dict[str, Any] = function.get("parameters") or {}
+    required: list[str] = schema.get("required", [])
+    numbers = {name for name in required if schema["properties"][name].get("type") == "integer"}
+    return function["name"], {name: 21 if name in numbers else task for name in required}
 
 
 def speaker(messages: Any) -> str:
@@ -123,8 +123,3 @@ def task_in(messages: Any) -> str:
 def _text(message: Mapping[str, Any]) -> str:
     content = message["content"]
     return content if isinstance(content, str) else "".join(part["text"] for part in content)
-
-
-def as_bytes(value: Any) -> bytes:
-    """JSON, byte for byte the same for equal values."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False).encode()

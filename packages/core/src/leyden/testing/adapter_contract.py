@@ -21,7 +21,7 @@ from leyden.capture import flush, install_capture, uninstall_capture
 from leyden.recorder import recorder
 from leyden.scope import Scope, enter_scope
 from leyden.testing.adapter_agents import AGENTS, OPTIONAL, AdapterAgents, speaker, task_in, tool_user
-from leyden.testing.capture_trial import Agent, Captured, CaptureTrial, nowhere
+from leyden.testing.capture_trial import Agent, Captured, CaptureTrial, Script, nowhere
 from leyden.testing.fake_server import Received, Reply
 from leyden.testing.faulty_front import FaultyFront
 from leyden.types import Call, Structure, ToolUse
@@ -180,7 +180,7 @@ class Answers(Contract):
 
     async def test_a_failed_call_is_recorded_and_the_agent_gets_its_own_exception(self, trial: CaptureTrial) -> None:
         error = {"message": "no such thing", "type": "invalid_request_error", "param": None, "code": None}
-        trial.script = lambda body, headers: Reply(status=400, error=error)
+        trial.script = _in_turn([Reply(status=400, error=error)])
         _, expected, _ = await trial.plain(self.agent("single"), "failed")
         captured = await trial.captured(self.agent("single"), "failed")
         assert expected is not None
@@ -191,8 +191,8 @@ class Answers(Contract):
         assert (captured.rollout.status, captured.rollout.incomplete) == ("failed", ())
 
     async def test_a_retried_call_is_one_call_with_both_attempts(self, trial: CaptureTrial) -> None:
-        replies = iter([Reply(status=500, headers={"retry-after-ms": "1"}), Reply("solver is done")])
-        trial.script = lambda body, headers: next(replies)
+        replies = [Reply(status=500, headers={"retry-after-ms": "1"}), Reply("solver is done")]
+        trial.script = _in_turn(replies)
         captured = await self.complete(trial, "single")
         (call,) = captured.calls
         assert [(attempt.number, attempt.status) for attempt in call.attempts] == [(0, "error"), (1, "ok")]
@@ -200,7 +200,7 @@ class Answers(Contract):
 
     async def test_a_cancelled_stream_keeps_what_had_been_sampled(self, trial: CaptureTrial) -> None:
         never = threading.Event()
-        trial.script = lambda body, headers: Reply("one two three four", delay=never, delay_after=3)
+        trial.script = _in_turn([Reply("one two three four", delay=never, delay_after=3)])
         running: list[asyncio.Task[JsonValue]] = []
 
         def heard(piece: str) -> None:
@@ -220,7 +220,7 @@ class Answers(Contract):
         assert 1 <= len(call.attempts[0].choices[0].token_ids or ()) < 5
 
     async def test_an_answer_that_cannot_be_parsed_keeps_its_tokens(self, trial: CaptureTrial) -> None:
-        trial.script = lambda body, headers: Reply("no JSON at all")
+        trial.script = _in_turn([Reply("no JSON at all")])
         _, expected, _ = await trial.plain(self.agent("parse_failure"), "unparsed")
         captured = await trial.captured(self.agent("parse_failure"), "unparsed")
         assert expected is not None
@@ -248,11 +248,11 @@ class Transparency(Contract):
     async def test_rollouts_at_the_same_time_never_mix(self, trial: CaptureTrial) -> None:
         loop = asyncio.get_running_loop()
         misplaced: list[str] = []
-        total = 0
+        total, url = 0, nowhere()
 
         def in_thread(scope: Scope, task: str) -> JsonValue:
             with enter_scope(scope):
-                return self.nested_in_thread(task, nowhere())
+                return self.nested_in_thread(task, url)
 
         async def threaded(pool: ThreadPoolExecutor, task: str) -> Captured:
             scope = await trial.claimed(task)
@@ -263,7 +263,7 @@ class Transparency(Contract):
             for number in range(ROUNDS):
                 tasks = [f"task-{number}-{n}" for n in range(ROLLOUTS)]
                 trial.script = _all_at_once(2 * ROLLOUTS)
-                runs = [trial.captured(self.nested, task) for task in tasks]
+                runs = [trial.captured(self.nested, task, url=url) for task in tasks]
                 threads = [threaded(pool, f"thread-{task}") for task in tasks]
                 for captured in await asyncio.gather(*runs, *threads):
                     assert (captured.error, captured.rollout.incomplete) == (None, ())
@@ -333,7 +333,9 @@ def _weakened(cls: type[AdapterContract]) -> list[str]:
         if name not in cls.absent and not written:
             problems.append(f"the agent {name} is neither written nor declared absent")
         if name in cls.absent and (written or name not in OPTIONAL or not cls.absent[name].strip()):
-            problems.append(f"{name} is declared absent; that needs a reason, no agent of the name, and one of {OPTIONAL}")
+            problems.append(
+                f"{name} is declared absent; that needs a reason, no agent of the name, and one of {OPTIONAL}"
+            )
     unknown = sorted(set(cls.absent) - set(AGENTS))
     return problems + [f"absent names {unknown}, which are no agents"] * bool(unknown)
 
@@ -390,7 +392,16 @@ def _asked_for(request: Received) -> str:
     return json.dumps({name: request.body.get(name) for name in ("messages", "tools", "stream")}, sort_keys=True)
 
 
-def _all_at_once(rollouts: int) -> Any:
+def _in_turn(replies: list[Reply]) -> Script:
+    """These replies, the last one again and again."""
+
+    def script(_body: dict[str, Any], _headers: Mapping[str, str]) -> Reply:
+        return replies.pop(0) if len(replies) > 1 else replies[0]
+
+    return script
+
+
+def _all_at_once(rollouts: int) -> Script:
     """The tool user, whose first answer to each rollout waits until so many rollouts are under way."""
     all_here = threading.Event()
     here: set[str] = set()

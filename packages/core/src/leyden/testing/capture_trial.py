@@ -4,7 +4,6 @@ Unlike a worker it stays in this process and keeps everything in sight: what the
 """
 
 import asyncio
-import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from leyden.client import HttpStore
 from leyden.scope import Scope, enter_scope
 from leyden.server.serve import BackgroundServer
 from leyden.testing.fake_server import FakeServer, Received, Reply
-from leyden.types import Call, Endpoint, Failure, Outcome, Reward, Rollout, new_id
+from leyden.types import Call, Endpoint, Failure, Mode, Outcome, Reward, Rollout, new_id
 
 __all__ = ["Agent", "CaptureTrial", "Captured", "Script", "nowhere"]
 
@@ -27,8 +26,8 @@ WAIT_S = 10.0
 PATIENCE_S = 60.0
 """Of waits that end as soon as what they wait for comes."""
 
-Agent = Callable[[str, str], Awaitable[JsonValue] | JsonValue]
-"""A function of (task, base URL of the model); a sync one must be called in a thread."""
+Agent = Callable[[str, str], Awaitable[JsonValue]]
+"""An async function of (task, base URL of the model)."""
 Script = Callable[[dict[str, Any], Mapping[str, str]], Reply]
 
 
@@ -48,15 +47,25 @@ class Captured:
 
 
 class CaptureTrial:
-    """`async with CaptureTrial(folder, script) as trial:`; capture must be installed for `captured`."""
+    """`async with CaptureTrial(folder, script) as trial:`; capture must be installed for `captured`.
 
-    def __init__(self, folder: Path, script: Script) -> None:
+    Args:
+        folder: for the store.
+        script: what the policy answers.
+        gateway: False: rollouts are traced; agents ask the policy itself, at `trial.policy.url`.
+    """
+
+    def __init__(self, folder: Path, script: Script, *, gateway: bool = True) -> None:
         self.script = script
         """What the policy answers; may be replaced between two runs."""
-        self.policy = FakeServer(lambda body, headers: self.script(body, headers))
+        self.policy = FakeServer(self._answer)
         self.server = BackgroundServer(folder / "store.sqlite")
+        self._gateway = gateway
         self._claiming = asyncio.Lock()
         self._stack = AsyncExitStack()
+
+    def _answer(self, body: dict[str, Any], headers: Mapping[str, str]) -> Reply:
+        return self.script(body, headers)
 
     async def __aenter__(self) -> Self:
         self._stack.enter_context(self.policy)
@@ -80,28 +89,36 @@ class CaptureTrial:
             install_capture(require_scope=True)
 
     async def captured(
-        self, agent: Agent, task: str, *, server_url: str | None = None, flush_s: float = PATIENCE_S
+        self,
+        agent: Agent,
+        task: str,
+        *,
+        url: str | None = None,
+        server_url: str | None = None,
+        flush_s: float = PATIENCE_S,
     ) -> Captured:
-        """Run in a rollout of its own, with a base URL at which nobody listens.
+        """Run in a rollout of its own.
 
         Args:
-            agent: an async function, or a sync one, which blocks this thread.
             task: becomes the rollout's id too.
+            url: the agent's base URL; None: one at which nobody listens, or without a gateway the policy's.
             server_url: another way to the Leyden server.
             flush_s: how long what the adapter recorded may take to be sent.
         """
         before = len(self.policy.requests)
+        url = url or (nowhere() if self._gateway else self.policy.url)
         scope = await self.claimed(task, server_url)
         with enter_scope(scope):
-            result, error = await _outcome(agent, task, nowhere())
+            result, error = await _outcome(agent, task, url)
         return await self.finished(scope, result, error, before=before, flush_s=flush_s)
 
     async def claimed(self, rollout_id: str, server_url: str | None = None) -> Scope:
         """The scope of a new rollout that runs."""
+        mode: Mode = "train" if self._gateway else "trace"
         async with self._claiming:
-            await self.store.queue([Rollout(id=rollout_id, task=rollout_id, mode="train")])
+            await self.store.queue([Rollout(id=rollout_id, task=rollout_id, mode=mode)])
             (claim,) = await self.store.claim("trial", limit=1, lease_s=600)
-        return Scope(rollout_id, 1, server_url or self.server.url, claim.key)
+        return Scope(rollout_id, 1, server_url or self.server.url, claim.key, gateway=self._gateway)
 
     async def finished(
         self,
@@ -139,8 +156,9 @@ def nowhere() -> str:
 
 async def _outcome(agent: Agent, task: str, url: str) -> tuple[JsonValue, BaseException | None]:
     """What the agent returned, or what it raised."""
-    try:
-        result = agent(task, url)
-        return (await result if inspect.isawaitable(result) else result), None
-    except (Exception, asyncio.CancelledError) as error:  # handed to the caller as it is
-        return None, error
+    running = asyncio.ensure_future(agent(task, url))
+    await asyncio.wait([running])
+    if running.cancelled():
+        return None, asyncio.CancelledError()
+    error = running.exception()
+    return (None, error) if error is not None else (running.result(), None)

@@ -76,4 +76,3 @@ class FaultyFront:
         told = [(name.lower(), value) for name, value in response.headers.raw if name.lower() in _KEPT]
         await send({"type": "http.response.start", "status": response.status_code, "headers": told})
         await send({"type": "http.response.body", "body": response.content})
-

@@ -90,32 +90,37 @@ def transitions(rollout_id: str, calls: Sequence[Call], *, max_tokens: int | Non
     """
     rows: list[_Row] = []
     for call, answer in _answers(calls):
-        prompt = _checked_prompt(rollout_id, call, answer)
-        row = _continued(rows, prompt)
-        if row is None:
-            row = _Row()
-            rows.append(row)
-        row.add_context(prompt[len(row.token_ids) :])
-        branches = [row] + [_context_copy(row) for _ in answer.choices[1:]]
-        rows += branches[1:]
-        for number, (branch, choice) in enumerate(zip(branches, answer.choices, strict=True)):
-            branch.add_sampled(call.id, number, choice, answer.version)
+        _add(rows, call, answer, _checked_prompt(rollout_id, call, answer))
     return [_frozen(rollout_id, row, max_tokens) for row in rows]
 
 
 def merge_rate(rollouts: Sequence[Sequence[Call]]) -> float:
-    """The share of calls that continued a row, among all but the first of each rollout; 1.0 when there are none."""
+    """The share of calls that continued a row of `transitions`, among all but each rollout's first; 1.0 for none.
+
+    A call whose tokens are not all there continues nothing.
+    """
     continued = later = 0
     for calls in rollouts:
         rows: list[_Row] = []
-        for number, (_, answer) in enumerate(_answers(calls)):
-            prompt = answer.prompt_token_ids or ()
-            row = _continued(rows, prompt)
+        for number, (call, answer) in enumerate(_answers(calls)):
             later += number > 0
-            continued += row is not None
-            for choice in answer.choices:
-                rows.append(_Row(token_ids=[*prompt, *(choice.token_ids or ())]))
+            if answer.prompt_token_ids is not None and not any(map(_problem, answer.choices)):
+                continued += _add(rows, call, answer, answer.prompt_token_ids)
     return continued / later if later else 1.0
+
+
+def _add(rows: list[_Row], call: Call, answer: Attempt, prompt: tuple[int, ...]) -> bool:
+    """Put a call on the row that it continues, or on one of its own; whether it continued one."""
+    continued = _continued(rows, prompt)
+    row = continued or _Row()
+    if continued is None:
+        rows.append(row)
+    row.add_context(prompt[len(row.token_ids) :])
+    branches = [row] + [_context_copy(row) for _ in answer.choices[1:]]
+    rows += branches[1:]
+    for number, (branch, choice) in enumerate(zip(branches, answer.choices, strict=False)):
+        branch.add_sampled(call.id, number, choice, answer.version)
+    return continued is not None
 
 
 def _answers(calls: Sequence[Call]) -> list[tuple[Call, Attempt]]:

@@ -40,6 +40,7 @@ check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	for version in 3.12 3.13; do $(BIN)/pyright --pythonversion $$version packages/*/src || exit 1; done
 
 # A benchmark with a requirements file of its own (peers to compare with) gets an environment of its own.
 bench-%: $(INSTALLED)

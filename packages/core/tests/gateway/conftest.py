@@ -26,12 +26,11 @@ class Doorstep:
         (call,) = await self.store.calls(["a"])
         return call
 
-    async def gaps(self) -> Sequence[str]:
-        """What rollout "a" lacks for training, when it is ended now."""
+    async def gaps(self, *call_ids: str) -> Sequence[str]:
+        """What rollout "a" lacks for training, when it is ended now; waits for the records of these calls."""
         rewards = (Reward(rollout_id="a", value=1),)
-        ended = await self.store.finish(
-            Outcome(rollout_id="a", attempt=1, runner="me", status="succeeded", rewards=rewards)
-        )
+        outcome = Outcome(rollout_id="a", attempt=1, runner="me", status="succeeded", rewards=rewards)
+        ended = await self.store.finish(outcome.model_copy(update={"call_ids": call_ids or None}))
         return ended.incomplete
 
 

@@ -213,13 +213,13 @@ async def test_a_policy_that_dies_in_mid_stream_ends_it_with_an_error(doorstep, 
 
 @pytest.mark.parametrize("replies", [[Reply("one two three four", delay=600.0, delay_after=3)]])
 async def test_a_cancelled_stream_leaves_its_partial_tokens(doorstep, agent) -> None:
-    stream = await agent.messages.create(**ASKED, stream=True)
+    stream = await agent.messages.create(**ASKED, stream=True, extra_headers={"X-Leyden-Call": "mine"})
     async for event in stream:
         if event.type == "content_block_delta" and event.delta.text.strip() == "two":
             break
     await stream.close()
     doorstep.policy.wait_disconnects(1)
-    await doorstep.gaps()
+    assert await doorstep.gaps("mine") == ()
     call = await doorstep.call()
     assert call.status == "cancelled"
     assert len(call.attempts[0].choices[0].token_ids or ()) == 2

@@ -260,14 +260,14 @@ async def test_a_policy_that_dies_in_mid_stream_ends_it_as_failed(doorstep, agen
 
 @pytest.mark.parametrize("replies", [[Reply("one two three four", delay=600.0, delay_after=3)]])
 async def test_a_cancelled_stream_leaves_its_partial_tokens(doorstep, agent) -> None:
-    stream = await agent.responses.create(model="m", input="hello", stream=True)
+    named = {"X-Leyden-Call": "mine"}
+    stream = await agent.responses.create(model="m", input="hello", stream=True, extra_headers=named)
     async for event in stream:
         if event.type == "response.output_text.delta" and event.delta.strip() == "two":
             break
     await stream.close()
     doorstep.policy.wait_disconnects(1)
-    rewards = await doorstep.gaps()
-    assert rewards == ()
+    assert await doorstep.gaps("mine") == ()
     call = await doorstep.call()
     assert call.status == "cancelled"
     assert len(call.attempts[0].choices[0].token_ids or ()) == 2

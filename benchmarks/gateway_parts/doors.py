@@ -142,7 +142,8 @@ def lightning(folder: Path, direct: Door) -> Iterator[Door]:
     log, port = folder / "lightning.log", _port()
     upstream = direct.clients[0]["base_url"]
     command = [sys.executable, str(PARTS / "lightning.py"), str(port), upstream, str(CLIENTS)]
-    with process(command, log, {"OPENAI_API_KEY": "none", "HOSTED_VLLM_API_KEY": "none"}) as child:
+    env = {"HOSTED_VLLM_API_KEY": "none", "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true"}
+    with process(command, log, env) as child:
         told = _until(child, log, lambda told: "READY " in told, 120)
         urls = json.loads(told.split("READY ", 1)[1].splitlines()[0])
         clients = [{"base_url": f"{url}/v1", "api_key": "none"} for url in urls]

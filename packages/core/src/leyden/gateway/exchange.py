@@ -14,7 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from pydantic import ValidationError
 
-from leyden.errors import BadInput, LeaseLost, LeydenError
+from leyden.errors import BadInput, Conflict, LeaseLost, LeydenError
 from leyden.gateway.answer import Answer
 from leyden.gateway.asked import Asked
 from leyden.gateway.caller import Caller
@@ -222,7 +222,7 @@ class Exchange:
 
     def _unrecorded(self, failure: LeydenError | ValidationError) -> Fault:
         _log.error("call %s of rollout %s was not recorded: %s", self.caller.call_id, self.caller.rollout_id, failure)
-        if isinstance(failure, LeaseLost):
+        if isinstance(failure, LeaseLost | Conflict):
             return fault_of(failure)
         return fault(
             503,

@@ -31,6 +31,8 @@ class Reply:
     """The stop text that ended it."""
     token_ids: Sequence[int] | None = None
     logprobs: Sequence[float] | None = None
+    named_ids: Sequence[int] | None = None
+    """The tokens that the log-probabilities name as theirs; None: those of `token_ids`."""
     tokens: bool = True
     """False: leave out token ids and log-probabilities even when asked for them."""
     status: int = 200
@@ -46,7 +48,7 @@ class Reply:
     piece_bytes: int | None = None
     """Send a stream in writes of so many bytes, across the borders of lines and of characters."""
     extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """More top-level fields of the answer, such as model_version."""
+    """More top-level fields of the answer, such as model_version; without a stream they win over its own."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class _Choice:
     stop_reason: str | None
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
+    named_ids: tuple[int, ...]
     tokens: bool
 
     @property
@@ -89,12 +92,12 @@ class _Wanted:
         """token_ids and logprobs of a part of the answer's tokens."""
         if not choice.tokens:
             return {}
-        ids, logprobs = choice.token_ids[span], choice.logprobs[span]
+        ids, logprobs, named = choice.token_ids[span], choice.logprobs[span], choice.named_ids[span]
         fields: dict[str, Any] = {"token_ids": list(ids)} if self.ids else {}
         if self.logprobs and self.chat:
-            fields["logprobs"] = {"content": [_token_entry(*pair) for pair in zip(ids, logprobs, strict=True)]}
+            fields["logprobs"] = {"content": [_token_entry(*pair) for pair in zip(named, logprobs, strict=False)]}
         elif self.logprobs:
-            fields["logprobs"] = {"tokens": [f"token_id:{i}" for i in ids], "token_logprobs": list(logprobs)}
+            fields["logprobs"] = {"tokens": [f"token_id:{i}" for i in named], "token_logprobs": list(logprobs)}
         return fields
 
 
@@ -114,7 +117,7 @@ def answer_body(received: Received, replies: Sequence[Reply], tokenizer: FakeTok
     body = _head(received, "chat.completion" if wanted.chat else "text_completion", replies[0])
     body |= {"choices": listed, "usage": _usage(prompt, choices)}
     _add_prompt(body, prompt, wanted, choices)
-    return body
+    return {**body, **replies[0].extra}
 
 
 def stream_chunks(received: Received, replies: Sequence[Reply], tokenizer: FakeTokenizer) -> Iterator[dict[str, Any]]:
@@ -164,6 +167,7 @@ def _choice(index: int, reply: Reply, prompt: tuple[int, ...]) -> _Choice:
     made_up = (*map(word_token, words), *((END,) if finish_reason != "length" else ()))
     token_ids = tuple(reply.token_ids) if reply.token_ids is not None else made_up
     logprobs = tuple(reply.logprobs) if reply.logprobs is not None else tuple(map(logprob_of, token_ids))
+    named_ids = tuple(reply.named_ids) if reply.named_ids is not None else token_ids
     return _Choice(
         index=index,
         text=reply.text,
@@ -173,6 +177,7 @@ def _choice(index: int, reply: Reply, prompt: tuple[int, ...]) -> _Choice:
         stop_reason=reply.stop_reason,
         token_ids=token_ids,
         logprobs=logprobs,
+        named_ids=named_ids,
         tokens=reply.tokens,
     )
 

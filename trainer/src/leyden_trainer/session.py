@@ -2,15 +2,13 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from rich.console import Console
 
 from leyden.client import HttpStore
-from leyden.errors import BadConfig
 from leyden.tasks import read_tasks
-from leyden_trainer.children import Server, started_runner, started_server
+from leyden_trainer.children import opened_server, started_runner
 from leyden_trainer.config import TrainConfig
 from leyden_trainer.credit import credit_method
 from leyden_trainer.journal import Journal
@@ -37,7 +35,7 @@ async def run_training(config: TrainConfig, folder: Path, console: Console, *, s
     backend = await asyncio.to_thread(LocalBackend.load, config, folder, cache=Path.home() / ".cache" / "leyden")
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(backend.serving())
-        server = await stack.enter_async_context(_server(config, folder, server_key))
+        server = await stack.enter_async_context(opened_server(config, folder, server_key))
         store = HttpStore(server.url, server.key)
         stack.push_async_callback(store.close)
         state = RunState(**backend.resumed) if backend.resumed else RunState()
@@ -66,14 +64,3 @@ async def run_training(config: TrainConfig, folder: Path, console: Console, *, s
     write_summary(folder / "summary.json", summary)
     screen.summary(summary, str(folder))
     return summary
-
-
-@contextlib.asynccontextmanager
-async def _server(config: TrainConfig, folder: Path, key: str | None) -> AsyncGenerator[Server]:
-    if not config.server:
-        async with started_server(folder) as server:
-            yield server
-        return
-    if key is None:
-        raise BadConfig(f"server = {config.server} needs its operator's key in LEYDEN_KEY; `leyden serve` printed it")
-    yield Server(config.server, key)

@@ -5,16 +5,22 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-PACKAGES := packages/core packages/langchain-plugin trainer
+PACKAGES := packages/core packages/langchain-plugin packages/openai-agents-plugin packages/autogen-plugin trainer
 
-.PHONY: train test check wheels clean
+.PHONY: train test test-verl check wheels clean
 
 train: $(INSTALLED)
 	$(BIN)/python examples/calculator_langgraph/make_tasks.py
 	$(BIN)/leyden train examples/calculator_langgraph/train.toml $(ARGS)
 
+# Everything; with ARGS, a choice of the main environment's tests.
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(ARGS)
+	$(if $(ARGS),,$(MAKE) test-verl)
+
+# Credit and loss against verl's own functions, in an environment of its own (verl pins what transformers we may not).
+test-verl: .venv-verl/.installed
+	.venv-verl/bin/python -m pytest trainer/tests/against_verl
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -37,6 +43,12 @@ $(INSTALLED): constraints.txt requirements-dev.txt $(PACKAGES:=/pyproject.toml)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) torch==2.13.0
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -r requirements-dev.txt $(PACKAGES:%=-e %)
+	touch $@
+
+.venv-verl/.installed: constraints-verl.txt requirements-verl.txt packages/core/pyproject.toml trainer/pyproject.toml
+	$(PYTHON) -m venv .venv-verl
+	.venv-verl/bin/python -m pip install --quiet $(PIP_ARGS) torch==2.13.0
+	.venv-verl/bin/python -m pip install --quiet $(PIP_ARGS) -c constraints-verl.txt -r requirements-verl.txt -e packages/core -e trainer
 	touch $@
 
 clean:

@@ -95,7 +95,9 @@ async def _run(config: TrainConfig, folder: Path, console: Console) -> int:
     """Run until the end or a signal; returns the exit status."""
     run_training = _backend_of(config)
 
-    task = asyncio.ensure_future(run_training(config, folder, console, server_key=os.environ.get("LEYDEN_KEY")))
+    server_key, judge_key = os.environ.get("LEYDEN_KEY"), os.environ.get("LEYDEN_JUDGE_KEY")
+    running = run_training(config, folder, console, server_key=server_key, judge_key=judge_key)
+    task = asyncio.ensure_future(running)
     received: list[signal.Signals] = []
 
     def stop(number: signal.Signals) -> None:

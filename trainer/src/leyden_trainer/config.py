@@ -6,13 +6,13 @@ Paths are relative to the TOML file's folder. No environment variable is read.
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
 from leyden.errors import BadConfig
 
-__all__ = ["TrainConfig", "load_config"]
+__all__ = ["CriticConfig", "JudgeConfig", "LossConfig", "RuleConfig", "TrainConfig", "load_config"]
 
 
 class Section(BaseModel):
@@ -49,11 +49,60 @@ class AgentConfig(Section):
     """Model names that go where the agent sends them (a judge)."""
 
 
+class RuleConfig(Section):
+    """One of `event` and `function`; with neither, the rule's name is the event."""
+
+    event: Literal["call", "tool_ok", "tool_error", "parse_failure", "length_stop"] | None = None
+    """See `leyden_trainer.rules.EVENTS`."""
+    function: str | None = None
+    """FILE.py:NAME; called with a `leyden.types.Call`, returns a number, a bool, or None where it does not apply."""
+    weight: float = Field(default=1.0, allow_inf_nan=False)
+    """The call's reward is the number times this."""
+    agents: tuple[str, ...] = ()
+    """Only calls of these agents; empty: all."""
+
+
+class JudgeConfig(Section):
+    """The language model that judges; see `leyden_trainer.judge`."""
+
+    url: str
+    """The base URL of an OpenAI-compatible server, with /v1; its key in LEYDEN_JUDGE_KEY."""
+    model: str
+    rubric: str = ""
+    """What is good, in words; empty: reaching the goal, then without detours."""
+    weight: float = Field(default=1.0, allow_inf_nan=False)
+    """A rollout's reward gets the judge's score, from 0 to 1, times this."""
+    timeout_s: float = Field(default=120, gt=0)
+
+
 class RewardConfig(Section):
     function: str
     """FILE.py:NAME; called with (task, result) and, if it takes a third parameter, the rollout's calls."""
     on_failure: float = 0.0
     """The reward of a rollout whose agent raised, or ran out of time or context."""
+    rules: dict[str, RuleConfig] = {}
+    """Rewards to calls for what happened in them: `tool_error = -0.1`, or a table (`RuleConfig`)."""
+    judge: JudgeConfig | None = None
+    """A language model that scores the rollouts of a group against each other; None asks nobody."""
+
+    @field_validator("rules", mode="before")
+    @classmethod
+    def _short(cls, rules: Any) -> Any:
+        """`tool_error = -0.1` is `tool_error = {weight = -0.1}`."""
+        if not isinstance(rules, dict):
+            return rules
+        return {name: rule if isinstance(rule, dict) else {"weight": rule} for name, rule in rules.items()}
+
+    @field_validator("rules", mode="after")
+    @classmethod
+    def _known(cls, rules: dict[str, RuleConfig]) -> dict[str, RuleConfig]:
+        events = get_args(get_args(RuleConfig.model_fields["event"].annotation)[0])
+        for name, rule in rules.items():
+            if rule.event and rule.function:
+                raise ValueError(f"rule {name} has both an event and a function; give one")
+            if not rule.event and not rule.function and name not in events:
+                raise ValueError(f"rule {name} is no event ({', '.join(events)}); name one by `event`, or a `function`")
+        return rules
 
 
 class TasksConfig(Section):
@@ -73,12 +122,31 @@ class SamplingConfig(Section):
 
 class CreditConfig(Section):
     method: str = "broadcast"
-    """A name that `leyden_trainer.credit` lists, or module:function."""
+    """A name that docs/credit.md lists, or FILE.py:NAME or package.module:NAME of your own."""
+    options: dict[str, JsonValue] = {}
+    """The method's parameters; see docs/credit.md."""
     agents: tuple[str, ...] = ()
     """Train only these agents' calls; empty: all."""
 
 
+class CriticConfig(Section):
+    """Used by credit methods that need values (`ppo`, `turn_ppo`, `hae`, ...)."""
+
+    kind: Literal["head", "model"] = "head"
+    """head: linear heads on the policy's hidden states. model: on those of a model of its own, all of it trained."""
+    path: str | None = None
+    """For kind = "model": as model.path, with the same vocabulary. None: model.path."""
+    learning_rate: float = Field(default=1e-4, gt=0)
+    """For a whole model 1e-5 is usual."""
+    backbone: float = Field(default=0.0, ge=0)
+    """The share of a head's gradient that goes on into the policy's own weights."""
+    clip: float | None = Field(default=None, gt=0)
+    """Clip the value loss at values this far from those before the step; None does not."""
+
+
 class LossConfig(Section):
+    """What is minimised; see `leyden_trainer.loss`."""
+
     objective: Literal["ppo", "gspo", "cispo"] = "ppo"
     """See `leyden_trainer.objectives`."""
     aggregate: Literal["token_mean", "call_mean", "rollout_mean", "constant"] = "token_mean"
@@ -139,6 +207,8 @@ class TrainerConfig(Section):
     """Upper bound of tokens in one forward pass of training; memory, never the gradient, depends on it."""
     max_mismatch: float = Field(default=1e-3, gt=0)
     """Stop when a trained token's log probability differs more than this between sampler and trainer."""
+    dynamic_sampling: bool = False
+    """Replace groups whose calls all have advantage 0 (DAPO, arXiv:2503.14476), up to three times tasks_per_step."""
     max_incomplete: float = Field(default=0.25, ge=0, le=1)
     """Stop when more than this share of a step's rollouts is incomplete."""
 
@@ -157,6 +227,7 @@ class TrainConfig(Section):
     tasks: TasksConfig
     sampling: SamplingConfig = SamplingConfig()
     credit: CreditConfig = CreditConfig()
+    critic: CriticConfig = CriticConfig()
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     trainer: TrainerConfig = TrainerConfig()
@@ -217,9 +288,10 @@ def _explain(path: Path, error: ValidationError) -> str:
 def _known(sections: Sequence[str | int]) -> list[str]:
     model: type[BaseModel] = TrainConfig
     for section in sections:
-        annotation = model.model_fields[str(section)].annotation
-        assert isinstance(annotation, type)
-        model = annotation
+        if str(section) in model.model_fields:  # else the user's own name, of a rule
+            annotation = model.model_fields[str(section)].annotation
+            choices = [annotation, *get_args(annotation)]
+            model = next(kind for kind in choices if isinstance(kind, type) and issubclass(kind, BaseModel))
     return list(model.model_fields)
 
 
@@ -229,10 +301,20 @@ def _resolve(config: TrainConfig, folder: Path) -> TrainConfig:
     model = config.model
     if not model.path.startswith("pypi:"):
         model = model.model_copy(update={"path": str(folder / model.path)})
+    critic = config.critic
+    if critic.path is not None and not critic.path.startswith("pypi:"):
+        critic = critic.model_copy(update={"path": str(folder / critic.path)})
     agent = config.agent.model_copy(update=_reference(folder, config.agent.function))
-    reward = config.reward.model_copy(update=_reference(folder, config.reward.function))
+    rules = {name: _resolve_rule(folder, rule) for name, rule in config.reward.rules.items()}
+    reward = config.reward.model_copy(update={**_reference(folder, config.reward.function), "rules": rules})
+    credit = config.credit.model_copy(update={"method": _reference(folder, config.credit.method)["function"]})
     changes: Mapping[str, Any] = {"tasks": tasks, "model": model, "agent": agent, "reward": reward}
+    changes = {**changes, "credit": credit, "critic": critic}
     return config.model_copy(update={**changes, "output": folder / config.output})
+
+
+def _resolve_rule(folder: Path, rule: RuleConfig) -> RuleConfig:
+    return rule.model_copy(update=_reference(folder, rule.function)) if rule.function else rule
 
 
 def _reference(folder: Path, reference: str) -> dict[str, str]:

@@ -2,21 +2,25 @@
 
 The rules are DESIGN.md's ("Failures"): a failed rollout is data, an incomplete one is counted and never trained on, a
 group is compared among the members that it has if these are at least two, and a lost group is replaced, up to a cap.
+So is, if asked for, a group without a signal: dynamic sampling (DAPO, arXiv:2503.14476).
 """
 
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from leyden.errors import TrainingStopped
 from leyden.store.protocol import Store
 from leyden.types import Call, Reward, Rollout
+from leyden_trainer.judge import JudgeCost
 from leyden_trainer.transitions import IncompleteRollout, Transition, transitions
 
-__all__ = ["Batch", "Member", "collect_batch", "finish_all", "read_members"]
+__all__ = ["Batch", "Collecting", "Member", "collect_batch", "finish_all", "read_members"]
 
 WAIT_S = 30.0
+MAX_SILENT = 3
+"""So many times the batch's groups may be replaced for want of a signal; then the batch is smaller."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,11 @@ class Batch:
     members: tuple[Member, ...]
     replaced: int
     """Groups that had fewer than two complete members and were replaced."""
+    silent: int = 0
+    """Those of `groups` whose members cannot be told apart by their rewards: nothing is learnt from them."""
+    replaced_silent: int = 0
+    """Groups that were left out and replaced because they were silent (dynamic sampling)."""
+    judge: JudgeCost = field(default_factory=JudgeCost)
 
     @property
     def incomplete_reasons(self) -> Counter[str]:
@@ -61,11 +70,6 @@ class Batch:
         """Over the complete rollouts; failed ones are among them."""
         totals = [member.total for member in self.members if not member.incomplete]
         return sum(totals) / len(totals) if totals else 0.0
-
-    @property
-    def num_silent_groups(self) -> int:
-        """Groups whose members all got the same reward: nothing to learn from by comparison."""
-        return sum(len({member.total for member in group}) == 1 for group in self.groups)
 
 
 async def finish_all(
@@ -114,35 +118,62 @@ def _member(rollout: Rollout, calls: tuple[Call, ...], rewards: tuple[Reward, ..
     return Member(rollout, calls, rewards, tuple(rows), ())
 
 
-async def collect_batch(
-    store: Store,
-    new_groups: Iterator[list[Rollout]],
-    count: int,
-    *,
-    run: Callable[[list[Rollout]], Awaitable[list[Rollout]]],
-    max_tokens: int | None,
-    max_incomplete: float,
-) -> Batch:
-    """`count` comparable groups; as many lost ones are replaced at most.
+@dataclass(frozen=True)
+class Collecting:
+    """How a batch is collected."""
+
+    run: Callable[[list[Rollout]], Awaitable[list[Rollout]]]
+    """Queues rollouts and gives them back finished."""
+    reward: Callable[[Sequence[Member]], Awaitable[tuple[list[Member], JudgeCost]]]
+    """Adds the trainer's own rewards to members of whole groups."""
+    has_signal: Callable[[Sequence[Member]], bool]
+    """Whether anything can be learnt from a group."""
+    replace_silent: bool
+    max_tokens: int | None
+    max_incomplete: float
+
+
+@dataclass
+class _Collected:
+    members: list[Member]
+    groups: list[tuple[Member, ...]]
+    lost: int = 0
+    silent: int = 0
+    replaced_silent: int = 0
+    judge: JudgeCost = field(default_factory=JudgeCost)
+
+    def add(self, group: tuple[Member, ...], how: Collecting) -> None:
+        silent = not how.has_signal(group)
+        if silent and how.replace_silent:
+            self.replaced_silent += 1
+            return
+        self.silent += silent
+        self.groups.append(group)
+
+
+async def collect_batch(store: Store, new_groups: Iterator[list[Rollout]], count: int, how: Collecting) -> Batch:
+    """`count` comparable groups, as many lost ones replaced at most; fewer if too many were silent.
 
     Raises:
-        TrainingStopped: too many rollouts were incomplete, all of them failed, or the cap of replacements was reached.
+        TrainingStopped: too many rollouts were incomplete, all of them failed, or the cap of lost groups was reached.
     """
-    members: list[Member] = []
-    groups: list[tuple[Member, ...]] = []
-    replaced = 0
-    while len(groups) < count and replaced <= count:
-        wanted = [next(new_groups) for _ in range(count - len(groups))]
-        finished = await run([rollout for group in wanted for rollout in group])
-        new = await read_members(store, finished, max_tokens=max_tokens)
-        members += new
+    found = _Collected([], [])
+    while len(found.groups) < count and found.lost <= count and found.replaced_silent < MAX_SILENT * count:
+        wanted = [next(new_groups) for _ in range(count - len(found.groups))]
+        finished = await how.run([rollout for group in wanted for rollout in group])
+        new, cost = await how.reward(await read_members(store, finished, max_tokens=how.max_tokens))
+        found.members += new
+        found.judge += cost
+        _check(found.members, how.max_incomplete)
         comparable = _comparable(new)
-        groups += comparable
-        replaced += len(wanted) - len(comparable)
-        _check(members, max_incomplete)
-    if len(groups) < count:
-        raise TrainingStopped(f"{replaced} groups had fewer than two complete rollouts, more than the cap of {count}")
-    return Batch(tuple(groups), tuple(members), replaced)
+        found.lost += len(wanted) - len(comparable)
+        for group in comparable:
+            found.add(group, how)
+    if found.lost > count:
+        raise TrainingStopped(f"{found.lost} groups had fewer than two complete rollouts, more than the cap of {count}")
+    return Batch(
+        tuple(found.groups), tuple(found.members), found.lost, found.silent, found.replaced_silent, found.judge
+    )
 
 
 def _comparable(members: Sequence[Member]) -> list[tuple[Member, ...]]:

@@ -1,4 +1,4 @@
-"""The local training loop. Per step: run groups of rollouts, assign credit, make rows, update once, publish, note.
+"""The local training loop. Per step: run groups of rollouts, assign credit, make rows, update, publish, note.
 
 Synchronous and on-policy: rollouts of step k come from the weights after k-1 updates, and the loop checks it.
 Resuming restarts from the last whole record; ids are made from step and place, so that rollouts which had finished
@@ -8,25 +8,27 @@ before are found in the store and not run again.
 import asyncio
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pydantic import JsonValue
 
 from leyden.errors import TrainingStopped
 from leyden.store.protocol import Store
 from leyden.types import Credit, Rollout
+from leyden_trainer.assignment import Assignment, assigned, has_signal
 from leyden_trainer.backend import Backend, StepStats
 from leyden_trainer.config import TrainConfig
-from leyden_trainer.credit import CreditMethod, assign, view
-from leyden_trainer.experience import Batch, collect_batch, finish_all, read_members
+from leyden_trainer.credit import Advantage, CreditMethod
+from leyden_trainer.experience import Batch, Collecting, collect_batch, finish_all, read_members
 from leyden_trainer.journal import Journal
+from leyden_trainer.rewarding import Rewarding
 from leyden_trainer.screen import Screen
 from leyden_trainer.summary import StepRecord, Summary
 from leyden_trainer.tasks import heldout_rollouts, train_groups
 from leyden_trainer.transitions import merge_rate
-from leyden_trainer.weights import training_rows
 
 __all__ = ["Loop", "RunState"]
 
@@ -47,7 +49,7 @@ class RunState:
     """(step, mean training reward)"""
     heldout: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])
     """(step, mean held-out reward)"""
-    credit: dict[str, float] = field(default_factory=dict[str, float])
+    credit: dict[str, Any] = field(default_factory=dict[str, Any])
     """What the credit method carries from step to step."""
 
 
@@ -60,6 +62,7 @@ class Loop:
     store: Store
     backend: Backend
     method: CreditMethod
+    rewarding: Rewarding
     train_tasks: Sequence[JsonValue]
     heldout_tasks: Sequence[JsonValue]
     state: RunState
@@ -99,42 +102,37 @@ class Loop:
     async def _step(self, saving: asyncio.Task[None] | None) -> None:
         state, step, started = self.state, self.state.step + 1, time.perf_counter()
         batch = await self._rollouts(step)
-        credits = self._credits(batch, step)
-        rows = training_rows(
-            [transition for group in batch.groups for member in group for transition in member.transitions],
-            {credit.call_id: credit.advantage for credit in credits},
-            aggregate=self.config.loss.aggregate,
-        )
         if saving is not None:
             await saving
         sampled = time.perf_counter()
         self.screen.begin(f"step {step}: update", 0)
-        stats = await self.backend.update(rows)
+        assignment = await assigned(batch.groups, self.config, self.method, state.credit, self.backend)
+        stats = await self.backend.update(assignment.rows)
         self.screen.end()
-        state.step = step
+        state.step, state.credit = step, dict(assignment.memory)
         await self._publish()
-        await self.store.credit(credits)
+        await self.store.credit(self._credits(batch, assignment.advantages, step))
         ended = time.perf_counter()
         state.seconds += ended - started
-        state.num_groups += len(batch.groups) + batch.replaced
+        state.num_groups += len(batch.groups) + batch.replaced + batch.replaced_silent
         state.num_rollouts += len(batch.members)
         state.rewards.append((step, batch.mean_reward))
-        record = _record(step, batch, stats, started, sampled, ended)
-        metrics = {name: float(value) for name, value in dataclasses.asdict(record).items() if name != "step"}
-        self.journal.write(step, metrics)
+        record = _record(step, batch, assignment, stats, (started, sampled, ended))
+        self.journal.write(step, record.metrics)
         left = state.seconds / step * (self.config.trainer.steps - step)
         self.screen.step(record, batch, left)
 
     async def _rollouts(self, step: int) -> Batch:
         groups = train_groups(self.config, self.run_name, step, self.train_tasks, self.state.num_groups)
-        batch = await collect_batch(
-            self.store,
-            groups,
-            self.config.trainer.tasks_per_step,
+        how = Collecting(
             run=lambda rollouts: self._finish(f"step {step}: rollouts", rollouts),
+            reward=self.rewarding,
+            has_signal=lambda group: has_signal(group, self.method, self.state.credit),
+            replace_silent=self.config.trainer.dynamic_sampling,
             max_tokens=self.config.model.context_length,
             max_incomplete=self.config.trainer.max_incomplete,
         )
+        batch = await collect_batch(self.store, groups, self.config.trainer.tasks_per_step, how)
         for group in batch.groups:
             for member in group:
                 self._check_version(member.rollout, {v for t in member.transitions for v in t.versions}, step - 1)
@@ -155,11 +153,8 @@ class Loop:
                 "another trainer publishes to this store; give each run its own"
             )
 
-    def _credits(self, batch: Batch, step: int) -> list[Credit]:
+    def _credits(self, batch: Batch, advantages: Mapping[str, Advantage], step: int) -> list[Credit]:
         owner = {call.id: member.rollout.id for group in batch.groups for member in group for call in member.calls}
-        groups = [[view(m.rollout, m.calls, m.rewards) for m in group] for group in batch.groups]
-        advantages, memory = assign(self.method, groups, self.state.credit)
-        self.state.credit = dict(memory)
         return [
             Credit(
                 call_id=call_id,
@@ -214,21 +209,34 @@ class Loop:
         )
 
 
-def _record(step: int, batch: Batch, stats: StepStats, started: float, sampled: float, ended: float) -> StepRecord:
+def _record(
+    step: int, batch: Batch, assignment: Assignment, stats: StepStats, times: tuple[float, float, float]
+) -> StepRecord:
+    """`times`: when the step began, when its rollouts were there, when it ended."""
+    started, sampled, ended = times
+    importance = assignment.importance
     return StepRecord(
         step=step,
         reward=batch.mean_reward,
         entropy=stats.entropy,
         kl=stats.kl,
+        reference_kl=stats.reference_kl,
         clip_fraction=stats.clip_fraction,
-        mismatch=stats.mismatch,
+        mismatch=stats.mismatch if assignment.mismatch is None else assignment.mismatch,
+        importance_mean=importance and importance.mean,
+        importance_capped=importance and importance.capped,
         grad_norm=stats.grad_norm,
         loss=stats.loss,
+        value_loss=stats.value_loss,
+        explained_variance=assignment.explained_variance,
         tokens=stats.trained_tokens,
         rollouts=len(batch.members),
         failed=batch.num_failed,
         incomplete=batch.num_incomplete,
-        silent_groups=batch.num_silent_groups,
+        silent_groups=batch.silent,
+        replaced_groups=batch.replaced,
+        replaced_silent_groups=batch.replaced_silent,
+        judge_tokens=batch.judge.prompt_tokens + batch.judge.completion_tokens,
         merge_rate=merge_rate([member.calls for group in batch.groups for member in group]),
         seconds=ended - started,
         seconds_rollouts=sampled - started,

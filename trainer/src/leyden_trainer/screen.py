@@ -4,6 +4,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from leyden_trainer.experience import Batch
+from leyden_trainer.judge import JudgeCost
 from leyden_trainer.summary import StepRecord, Summary
 
 __all__ = ["Screen"]
@@ -60,10 +61,21 @@ class Screen:
             f"kl {record.kl:.4f}  clip {record.clip_fraction:.2f}  mismatch {record.mismatch:.1e}  "
             f"{record.tokens_per_s:.0f} tok/s  {record.seconds:.1f} s  left ~{seconds_left / 60:.1f} min"
         )
-        if batch.num_silent_groups == len(batch.groups):
+        if record.importance_mean is not None:
+            self.say(f"  importance weights: mean {record.importance_mean:.3f}, {record.importance_capped:.1%} capped")
+        if record.explained_variance is not None:
+            self.say(f"  critic: loss {record.value_loss:.4f}, explains {record.explained_variance:.2f} of the returns")
+        if batch.judge != JudgeCost():
+            self.say(
+                f"  judge: {batch.judge.prompt_tokens} + {batch.judge.completion_tokens} tokens in "
+                f"{batch.judge.requests} requests, {batch.judge.cached} answers from the cache"
+            )
+        if batch.replaced_silent:
+            self.say(f"  {batch.replaced_silent} groups were replaced: their rollouts all did equally well")
+        if batch.silent == len(batch.groups):
             self.warn(
-                f"no group of {len(batch.groups)} has a signal: all rollouts of a task got the same reward, so nothing "
-                "was learnt; raise sampling.temperature or choose tasks that sometimes succeed"
+                f"no group of {len(batch.groups) + batch.replaced_silent} has a signal: all rollouts of a task got the "
+                "same reward, so nothing was learnt; raise sampling.temperature or choose tasks that sometimes succeed"
             )
         if batch.num_incomplete:
             reasons = "; ".join(f"{count} x {reason}" for reason, count in batch.incomplete_reasons.most_common(3))

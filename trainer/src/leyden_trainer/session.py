@@ -12,27 +12,47 @@ from leyden_trainer.children import opened_server, started_runner
 from leyden_trainer.config import TrainConfig
 from leyden_trainer.credit import credit_method
 from leyden_trainer.journal import Journal
+from leyden_trainer.judge import Judge
 from leyden_trainer.local.backend import LocalBackend
 from leyden_trainer.loop import Loop, RunState
+from leyden_trainer.rewarding import Rewarding
+from leyden_trainer.rules import load_rules
 from leyden_trainer.screen import Screen
 from leyden_trainer.summary import Summary, draw_curve, write_summary
 from leyden_trainer.tasks import check_apart
 
 __all__ = ["run_training"]
 
+CACHE = Path.home() / ".cache" / "leyden"
+"""Models that were unpacked."""
 
-async def run_training(config: TrainConfig, folder: Path, console: Console, *, server_key: str | None) -> Summary:
-    """Train as `config` says, in `folder`; a folder with a saved state is resumed. `server_key` opens `config.server`.
+
+async def run_training(
+    config: TrainConfig, folder: Path, console: Console, *, server_key: str | None, judge_key: str | None
+) -> Summary:
+    """Train as `config` says, in `folder`; a folder with a saved state is resumed.
+
+    Args:
+        server_key: opens `config.server`.
+        judge_key: opens `config.reward.judge`.
 
     Raises:
         LeydenError: bad input is refused before anything is started; see also `Loop.run`.
     """
     train_tasks, heldout_tasks = read_tasks(config.tasks.train), read_tasks(config.tasks.heldout)
     check_apart(train_tasks, heldout_tasks)
-    method = credit_method(config.credit.method, agents=config.credit.agents)
+    method = credit_method(config.credit.method, options=config.credit.options, agents=config.credit.agents)
+    if method.needs_critic and config.trainer.dynamic_sampling:
+        raise BadConfig(
+            f"trainer.dynamic_sampling leaves out groups of equal rewards, but credit.method = {method.name!r} learns "
+            "from them too, by its critic; leave one of the two out"
+        )
+    rules = load_rules(config.reward.rules)
+    asked = config.reward.judge
+    judge = Judge(asked, cache=config.output / "judge-cache", key=judge_key) if asked else None
     screen = Screen(console, steps=config.trainer.steps)
     screen.say(f"run {folder.name}: loading {config.model.path}")
-    backend = await asyncio.to_thread(LocalBackend.load, config, folder, cache=Path.home() / ".cache" / "leyden")
+    backend = await asyncio.to_thread(LocalBackend.load, config, folder, cache=CACHE, heads=method.heads)
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(backend.serving())
         server = await stack.enter_async_context(opened_server(config, folder, server_key))
@@ -51,6 +71,7 @@ async def run_training(config: TrainConfig, folder: Path, console: Console, *, s
             store=store,
             backend=backend,
             method=method,
+            rewarding=Rewarding(store, rules, judge),
             train_tasks=train_tasks,
             heldout_tasks=heldout_tasks,
             state=state,

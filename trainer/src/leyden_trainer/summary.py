@@ -22,21 +22,45 @@ class StepRecord:
     entropy: float
     """Mean per trained token, in nats."""
     kl: float
+    """From the old policy."""
+    reference_kl: float
+    """From the start model; 0 without a KL term."""
     clip_fraction: float
     mismatch: float
     """Largest |log probability of sampler - of trainer| of a trained token."""
+    importance_mean: float | None
+    """Mean truncated importance weight; None unless loss.old_logprobs is "trainer"."""
+    importance_capped: float | None
+    """The share of tokens whose importance weight the cap cut."""
     grad_norm: float
     loss: float
+    value_loss: float
+    """0 without a critic."""
+    explained_variance: float | None
+    """Of the returns by the critic's values before the step; None without a critic, or if the returns do not vary."""
     tokens: int
     """Trained tokens."""
     rollouts: int
     failed: int
     incomplete: int
     silent_groups: int
+    """Groups of the step that hold no signal."""
+    replaced_groups: int
+    """Groups that were lost to incomplete rollouts."""
+    replaced_silent_groups: int
+    """Groups without a signal that dynamic sampling left out."""
+    judge_tokens: int
+    """What the judge read and wrote; what came from its cache is not counted."""
     merge_rate: float
     seconds: float
     seconds_rollouts: float
     seconds_update: float
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """For the journal: what this step had, but for its number."""
+        values = dataclasses.asdict(self).items()
+        return {name: float(value) for name, value in values if name != "step" and value is not None}
 
     @property
     def tokens_per_s(self) -> float:

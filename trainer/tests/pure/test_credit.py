@@ -1,16 +1,12 @@
-import math
-import statistics
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from leyden.errors import BadConfig, BadInput, BadReward
 from leyden.types import Attempt, Call, Choice, Request, Reward, Rollout, Structure, ToolUse
-from leyden_trainer.credit import METHODS, CallValues, CallView, RolloutView, assign, credit_method, valued, view
+from leyden_trainer.credit import CallValues, CallView, RolloutView, assign, credit_method, valued, view
 
 GROUP = [
     RolloutView("a", 1.0, (CallView("a1", "writer"), CallView("a2", "checker"))),
@@ -38,33 +34,10 @@ def test_rloo_compares_with_the_others() -> None:
     assert values("rloo") == pytest.approx({"a1": 0.75, "a2": 0.75, "b1": -0.75, "c1": 0, "c2": 0, "c3": 0})
 
 
-def test_per_agent_normalises_among_the_calls_of_an_agent() -> None:
-    # writer: 1, 0, 0.5, 0.5 (mean 0.5, std sqrt(0.5 / 3)); checker: 1, 0.5 (mean 0.75, std sqrt(0.125))
-    writer, checker = math.sqrt(0.5 / 3) + 1e-4, math.sqrt(0.125) + 1e-4
-    expected = {"a1": 0.5 / writer, "b1": -0.5 / writer, "c1": 0, "c2": 0, "a2": 0.25 / checker, "c3": -0.25 / checker}
-    assert values("per_agent") == pytest.approx(expected)
-
-
-def test_to_go_discounts_towards_earlier_calls() -> None:
-    one = RolloutView("a", 1.0, (CallView("a1", "x", reward=0.2), CallView("a2", "x")))
-    two = RolloutView("b", 0.0, (CallView("b1", "x"),))
-    returns = {"a1": 0.2 + 0.95 * 1.0, "a2": 1.0, "b1": 0.0}
-    mean, std = statistics.mean(returns.values()), statistics.stdev(returns.values())
-    expected = {name: (value - mean) / (std + 1e-4) for name, value in returns.items()}
-    assert values("to_go", [one, two]) == pytest.approx(expected)
-
-
 def test_only_the_chosen_agents_are_trained() -> None:
     assert set(values("broadcast", agents=("checker",))) == {"a2", "c3"}
     nested = [RolloutView("a", 1.0, (CallView("a1", "boss/writer"),))]
     assert set(values("broadcast", nested, agents=("writer",))) == {"a1"}
-
-
-def test_a_group_of_one_and_a_group_of_equals_have_no_advantage() -> None:
-    for name in METHODS:
-        assert set(values(name, GROUP[:1]).values()) <= {0.0} or name in ("to_go", "agent_to_go", "per_agent")
-        equal = [RolloutView(c, 0.1, (CallView(f"{c}1", "x"),)) for c in "abc"]
-        assert set(values(name, equal).values()) == {0.0}
 
 
 def test_the_reason_says_what_was_compared() -> None:
@@ -78,7 +51,7 @@ def test_the_reason_says_what_was_compared() -> None:
 def test_an_unknown_method_names_those_that_there_are() -> None:
     with pytest.raises(BadConfig, match=r"credit\.method = 'magic' is unknown; choose broadcast, grpo"):
         credit_method("magic")
-    with pytest.raises(BadConfig, match="cannot be loaded"):
+    with pytest.raises(BadConfig, match="there is no module 'no_such_module'"):
         credit_method("no_such_module:f")
 
 
@@ -190,29 +163,3 @@ def test_values_that_do_not_fit_the_calls_are_refused() -> None:
         valued(rollout, {"c": CallValues((0.0, 0.0, 0.0))})
     with pytest.raises(BadInput, match="not finite"):
         valued(rollout, {"c": CallValues((0.0, float("nan")))})
-
-
-rewards = st.floats(-10, 10).map(lambda value: round(value, 3))
-groups = st.lists(st.tuples(rewards, st.integers(1, 3)), min_size=2, max_size=5).map(
-    lambda made: [
-        RolloutView(str(n), reward, tuple(CallView(f"{n}-{k}", "xy"[k % 2]) for k in range(count)))
-        for n, (reward, count) in enumerate(made)
-    ]
-)
-
-
-@given(groups, st.sampled_from(["broadcast", "dr_grpo", "rloo", "per_agent"]))
-def test_adding_a_constant_to_every_reward_changes_nothing(group: list[RolloutView], name: str) -> None:
-    moved = [RolloutView(r.id, r.reward + 64.0, r.calls) for r in group]
-    assert values(name, moved) == pytest.approx(values(name, group), abs=1e-5)
-
-
-@given(groups, st.sampled_from(sorted(METHODS)))
-def test_the_order_of_the_group_changes_nothing(group: list[RolloutView], name: str) -> None:
-    assert values(name, group[::-1]) == pytest.approx(values(name, group), abs=1e-9)
-
-
-@given(st.lists(rewards, min_size=2, max_size=6))
-def test_with_one_call_each_broadcast_and_per_agent_are_grpo(given_rewards: list[float]) -> None:
-    group = [RolloutView(str(n), r, (CallView(str(n), "x"),)) for n, r in enumerate(given_rewards)]
-    assert values("broadcast", group) == pytest.approx(values("per_agent", group))

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leyden_trainer.config import LossConfig
+from leyden_trainer.credit import Advantage
 from leyden_trainer.loss import Tokens, policy_loss
 from leyden_trainer.rows import TrainingRow
 from leyden_trainer.transitions import Span, Transition
@@ -30,8 +31,12 @@ TWO = [transition("r", ("a", 1, 3), ("b", 4, 5), length=5), transition("s", ("c"
 ADVANTAGES = {"a": 1.0, "b": 2.0, "c": -1.0}
 
 
+def flat(advantages: dict[str, float]) -> dict[str, Advantage]:
+    return {call_id: Advantage(value, "") for call_id, value in advantages.items()}
+
+
 def weights(aggregate: Aggregate, constant: float = 1.0) -> list[list[float]]:
-    rows = training_rows(TWO, ADVANTAGES, aggregate=aggregate, constant=constant)
+    rows = training_rows(TWO, flat(ADVANTAGES), aggregate=aggregate, constant=constant)
     return [[w for w, kept in zip(row.weights, row.mask, strict=True) if kept] for row in rows]
 
 
@@ -43,13 +48,13 @@ def test_the_weights_are_those_worked_out_by_hand() -> None:
 
 
 def test_advantages_lie_on_the_tokens_of_their_call_and_nowhere_else() -> None:
-    first, second = training_rows(TWO, ADVANTAGES)
+    first, second = training_rows(TWO, flat(ADVANTAGES))
     assert first.advantages == (0.0, 1.0, 1.0, 0.0, 2.0)
     assert second.advantages == (0.0, 0.0, -1.0)
 
 
 def test_a_call_without_an_advantage_is_context() -> None:
-    (row,) = training_rows(TWO, {"b": 2.0})
+    (row,) = training_rows(TWO, flat({"b": 2.0}))
     assert row.mask == (False, False, False, False, True)
     assert row.weights[4] == 1.0
     assert row.logprobs == (0.0, 0.0, 0.0, 0.0, -0.5)
@@ -100,7 +105,7 @@ def test_the_gradient_does_not_depend_on_how_a_rollout_is_cut(
     for number, (context, sampled, _) in enumerate(turns):
         spans.append((str(number), length + context, length + context + sampled))
         length += context + sampled
-    advantages = {str(number): advantage for number, (_, _, advantage) in enumerate(turns)}
+    advantages = flat({str(number): advantage for number, (_, _, advantage) in enumerate(turns)})
     whole = training_rows([transition("r", *spans, length=length)], advantages, aggregate=aggregate)
     cut = training_rows([transition("r", span, length=span[2]) for span in spans], advantages, aggregate=aggregate)
     total = sum(map(sum, (row.weights for row in cut)))

@@ -13,7 +13,10 @@ from jwt.types import Options
 
 from leyden.errors import Forbidden
 
-__all__ = ["Access", "Keys", "new_operator_key"]
+__all__ = ["STAND_IN_KEY", "Access", "Keys", "new_operator_key"]
+
+STAND_IN_KEY = "leyden"
+"""A worker's OPENAI_API_KEY where the user has none: clients refuse to be built without one. It opens nothing."""
 
 
 def new_operator_key() -> str:

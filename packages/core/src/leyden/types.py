@@ -115,7 +115,9 @@ class Rollout(Frozen):
     # Written by the store as the rollout goes on.
     status: RolloutStatus = "queued"
     attempt: int = 0
-    """0 until it is first claimed, then 1, 2, ..."""
+    """0 until it is first claimed, then 1, 2, ...; no number is used twice."""
+    released: int = 0
+    """Attempts that a stopping runner gave back; they do not count against `max_attempts`."""
     runner: str | None = None
     lease_until: float | None = None
     started_at: float | None = None
@@ -262,7 +264,7 @@ class Reward(Frozen):
     attempt: int = 1
     value: RewardValue
     name: str = "reward"
-    source: Literal["grader", "agent", "rule", "failure"] = "grader"
+    source: Literal["grader", "agent", "rule", "judge", "failure"] = "grader"
     agent: str | None = None
     call_id: str | None = None
     created_at: float = Field(default_factory=time.time)

@@ -11,10 +11,12 @@ from typing import Any, Self
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from leyden.errors import BadConfig
 from leyden.types import Endpoint
 from leyden_trainer.backend import StepStats
 from leyden_trainer.config import TrainConfig
 from leyden_trainer.local.checkpoint import load_latest, save_model, save_state
+from leyden_trainer.local.critic import Critic, CriticSettings
 from leyden_trainer.local.learner import Learner, LearnerConfig
 from leyden_trainer.local.model import best_device, context_length, load_model
 from leyden_trainer.local.parameters import train_parameters
@@ -40,8 +42,10 @@ class LocalBackend:
     """The loop's record of the saved state that was found in the folder."""
 
     @classmethod
-    def load(cls, config: TrainConfig, folder: Path, *, cache: Path, pip_args: Sequence[str] = ()) -> Self:
-        """Load the model, and the newest state in `folder` if there is one.
+    def load(
+        cls, config: TrainConfig, folder: Path, *, cache: Path, heads: int = 0, pip_args: Sequence[str] = ()
+    ) -> Self:
+        """Load the model, a critic with so many heads (0: none), and the newest state in `folder` if there is one.
 
         Raises:
             BadConfig: the model cannot be had or loaded.
@@ -53,11 +57,13 @@ class LocalBackend:
         parameters = train_parameters(
             model, layers=config.model.layers, lora_rank=config.model.lora_rank, seed=config.seed
         )
-        learner = Learner(model, parameters, _learner_config(config))
+        critic = _critic(config, model, tokenizer, heads, cache=cache, pip_args=pip_args) if heads else None
+        learner = Learner(model, parameters, _learner_config(config), critic)
         saved = load_latest(folder / "state", device=device)
         if saved is not None:
             learner.load(saved.learner)
-        length = min(config.model.context_length, context_length(model))
+        models = [model, critic.model] if critic is not None and critic.model is not None else [model]
+        length = min(config.model.context_length, *map(context_length, models))
         version = saved.record["step"] if saved else 0
         sampler = Sampler(model, context_length=length, max_rows=config.agent.concurrency, version=version)
         server = PolicyServer(sampler, tokenizer, model_name=source.name, key=secrets.token_urlsafe(16))
@@ -112,6 +118,33 @@ class LocalBackend:
     async def save_checkpoint(self, name: str) -> None:
         """See `Backend.save_checkpoint`."""
         await asyncio.to_thread(save_model, self.model, self.tokenizer, self.folder / "checkpoints" / name)
+
+
+def _critic(
+    config: TrainConfig,
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    heads: int,
+    *,
+    cache: Path,
+    pip_args: Sequence[str],
+) -> Critic:
+    wanted, model = config.critic, None
+    if wanted.kind == "model":
+        path = wanted.path or config.model.path
+        model, own = load_model(model_folder(path, cache=cache, pip_args=pip_args), device=policy.device)
+        if own.get_vocab() != tokenizer.get_vocab():
+            raise BadConfig(
+                f"the critic {path} has another vocabulary than {config.model.path}; it reads the same tokens"
+            )
+    settings = CriticSettings(
+        learning_rate=wanted.learning_rate,
+        clip=wanted.clip,
+        backbone=wanted.backbone,
+        weight_decay=config.optimizer.weight_decay,
+    )
+    width = (model or policy).config.get_text_config(decoder=True).hidden_size
+    return Critic(settings, heads=heads, width=width, device=policy.device, model=model)
 
 
 def _learner_config(config: TrainConfig) -> LearnerConfig:

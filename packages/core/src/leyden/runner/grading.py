@@ -12,7 +12,7 @@ from leyden.errors import BadReward
 from leyden.runner.reference import load_function
 from leyden.types import Call, Failure, Reward, Rollout
 
-__all__ = ["Grader"]
+__all__ = ["Grader", "called"]
 
 
 class Grader:
@@ -26,15 +26,9 @@ class Grader:
     async def grade(self, rollout: Rollout, result: JsonValue, calls: Sequence[Call]) -> Reward | Failure:
         """The reward, or why there is none."""
         arguments = (rollout.task, result, list(calls)) if self.wants_calls else (rollout.task, result)
-        try:
-            if inspect.iscoroutinefunction(self._function):
-                value = await self._function(*arguments)
-            else:
-                value = await asyncio.to_thread(self._function, *arguments)
-        except Exception as error:  # the runner boundary: a reward function that raises
-            text = "".join(traceback.format_exception(error))
-            message = f"the reward function {self._name} raised {type(error).__name__}: {error}"
-            return Failure(kind="reward_error", message=message, traceback=text)
+        value = await called(f"the reward function {self._name}", self._function, *arguments)
+        if isinstance(value, Failure):
+            return value
         if value is None:
             return self._refused("returned None; return a finite number, or True or False")
         try:
@@ -48,3 +42,15 @@ class Grader:
     @property
     def _name(self) -> str:
         return self._reference.rpartition(":")[2]
+
+
+async def called(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a user's function that gives rewards returns, sync or async; a `Failure` that names `what` if it raised."""
+    try:
+        if inspect.iscoroutinefunction(function):
+            return await function(*arguments)
+        return await asyncio.to_thread(function, *arguments)
+    except Exception as error:  # the runner boundary: a reward function that raises
+        text = "".join(traceback.format_exception(error))
+        message = f"{what} raised {type(error).__name__}: {error}"
+        return Failure(kind="reward_error", message=message, traceback=text)

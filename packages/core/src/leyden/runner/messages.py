@@ -47,3 +47,5 @@ class Done(Message):
     failure: Failure | None = None
     call_ids: tuple[str, ...] = ()
     losses: tuple[str, ...] = ()
+    abandoned: int = 0
+    """Runs whose time is over and that still go on in the worker, because nothing can stop them."""

@@ -1,5 +1,6 @@
 """One ASGI app: the store's HTTP API and the gateway, with every error as JSON that says what to do."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 from typing import Literal
@@ -31,7 +32,10 @@ _STATUS: tuple[tuple[type[errors.LeydenError], int], ...] = (
 
 
 def create_app(store: Store, keys: Keys, *, unattributed: Literal["refuse", "record"] = "refuse") -> FastAPI:
-    """The app. It closes the gateway's connections at its end; the store stays its owner's."""
+    """The app. It closes the gateway's connections at its end; the store stays its owner's.
+
+    Who runs it sets `app.state.stopping` when it is to end, so that nobody is kept waiting.
+    """
     gateway = Gateway(store, unattributed=unattributed)
 
     @contextlib.asynccontextmanager
@@ -41,6 +45,7 @@ def create_app(store: Store, keys: Keys, *, unattributed: Literal["refuse", "rec
 
     app = FastAPI(title="Leyden", version=VERSION, lifespan=lifespan)
     app.state.keys = keys
+    app.state.stopping = asyncio.Event()
     app.add_exception_handler(errors.LeydenError, _answer_error)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
 

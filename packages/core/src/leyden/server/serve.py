@@ -8,10 +8,11 @@ import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Literal, Self
 
 import uvicorn
+from fastapi import FastAPI
 
 from leyden.errors import BadConfig
 from leyden.keys import Keys, new_operator_key
@@ -57,17 +58,30 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _server(app: object) -> uvicorn.Server:
-    return uvicorn.Server(
-        uvicorn.Config(
-            app,  # pyright: ignore[reportArgumentType]
+class _Server(uvicorn.Server):
+    """Sends those away who wait for the store to change, before it waits for the requests under way."""
+
+    def __init__(self, app: FastAPI) -> None:
+        config = uvicorn.Config(
+            app,
             log_level="warning",
             access_log=False,
             ws="none",
             timeout_graceful_shutdown=GRACE_S,
             timeout_keep_alive=75,  # longer than clients keep an idle connection, so that none is cut under a request
         )
-    )
+        super().__init__(config)
+        self._stopping: asyncio.Event = app.state.stopping
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop in order; the second time at once. uvicorn would repeat the signal, and so end before the store does."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """See `uvicorn.Server.shutdown`."""
+        self._stopping.set()
+        await super().shutdown(sockets)
 
 
 def serve(
@@ -94,9 +108,8 @@ def serve(
             Path(store).absolute().parent.mkdir(parents=True, exist_ok=True)
         opened = SqlStore.open(store)
         ready(f"leyden: serving on http://{host}:{listener.getsockname()[1]}")
-        server = _server(create_app(opened, keys, unattributed=unattributed))
-        with contextlib.suppress(KeyboardInterrupt):  # uvicorn has stopped in order, and repeats the signal
-            asyncio.run(_serve_then_close(server, listener, opened))
+        server = _Server(create_app(opened, keys, unattributed=unattributed))
+        asyncio.run(_serve_then_close(server, listener, opened))
 
 
 async def _serve_then_close(server: uvicorn.Server, listener: socket.socket, store: SqlStore) -> None:
@@ -114,7 +127,7 @@ class BackgroundServer:
         self._store = SqlStore.open(store)
         self._listener = _listen("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        self._server = _server(create_app(self._store, Keys(self.key), unattributed=unattributed))
+        self._server = _Server(create_app(self._store, Keys(self.key), unattributed=unattributed))
         self._thread = threading.Thread(target=self._run, name="leyden-server", daemon=True)
 
     def _run(self) -> None:

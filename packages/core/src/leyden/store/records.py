@@ -10,6 +10,7 @@ from leyden.errors import Conflict, NotFound
 from leyden.merge import merge
 from leyden.store import blocks
 from leyden.store.call_rows import decode, encode, heads
+from leyden.store.changes import calls_of, touch
 from leyden.store.completeness import gaps
 from leyden.store.schema import calls, credits, endpoints, rewards, rollouts
 from leyden.types import Call, Credit, Endpoint, Reward
@@ -20,6 +21,7 @@ __all__ = ["add_rewards", "put_credits", "put_endpoint", "read_call", "read_call
 def record(connection: Connection, new: Sequence[Call]) -> None:
     """Merge records of calls into what is known of them."""
     for call in new:
+        touch(connection, calls_of(call.rollout_id))
         row = connection.execute(select(calls).where(calls.c.id == call.id)).one_or_none()
         finished = _is_finished(connection, call)
         if row is None:

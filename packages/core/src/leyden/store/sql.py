@@ -1,9 +1,11 @@
 """The store on SQL: SQLite in WAL mode, or PostgreSQL. Writes go through one thread, reads through others."""
 
 import asyncio
+import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -14,7 +16,7 @@ from leyden.errors import BadConfig, BadInput, Conflict, NotFound, Unreachable
 from leyden.merge import merge
 from leyden.store import blocks, lifecycle, records
 from leyden.store.call_rows import heads
-from leyden.store.changes import Changes
+from leyden.store.changes import QUEUE, Changes, calls_of, end_of
 from leyden.store.completeness import check
 from leyden.store.migrations import migrate
 from leyden.store.schema import calls, credits, endpoints, rewards, rollouts
@@ -90,9 +92,25 @@ class SqlStore:
 
         async def look() -> list[Rollout]:
             # Reading first keeps idle runners off the writer.
-            return await self._write(take) if await self._read(_anything_to_claim) else []
+            if not await self._read(_anything_to_claim):
+                return []
+            taking = self._writer.submit(take)
+            try:
+                return await asyncio.wrap_future(taking)
+            except asyncio.CancelledError:
+                taking.add_done_callback(lambda done: self._give_back(runner, done))
+                raise
 
-        return [Claim(rollout=rollout) for rollout in await self._changes.until(look, timeout_s=wait_s)]
+        taken = await self._changes.until(look, topics=(QUEUE,), timeout_s=wait_s)
+        return [Claim(rollout=rollout) for rollout in taken]
+
+    def _give_back(self, runner: str, taking: "Future[list[Rollout]]") -> None:
+        """Release what was claimed for somebody who gave up waiting while it was being written."""
+        if taking.cancelled() or taking.exception() is not None:
+            return
+        held = [(rollout.id, rollout.attempt) for rollout in taking.result()]
+        with contextlib.suppress(Unreachable):  # the store was closed: the leases will run out
+            self._writer.submit(lambda connection: lifecycle.release(connection, runner, held))
 
     async def heartbeat(self, runner: str, held: Sequence[tuple[str, int]], *, lease_s: float) -> list[str]:
         """See `Store.heartbeat`."""
@@ -136,7 +154,8 @@ class SqlStore:
         now = await self.rollout(outcome.rollout_id)
         ends = now.status == "running" and (now.runner, now.attempt) == (outcome.runner, outcome.attempt)
         if named and ends and outcome.status != "lost":
-            await self._changes.until(all_recorded, timeout_s=outcome.wait_s)
+            topics = (calls_of(outcome.rollout_id),)
+            await self._changes.until(all_recorded, topics=topics, timeout_s=outcome.wait_s)
 
         def end(connection: Connection) -> None:
             records.add_rewards(connection, outcome.rewards)
@@ -157,7 +176,8 @@ class SqlStore:
             ]
             return [lifecycle.to_rollout(row) for row in rows]
 
-        return await self._changes.until(lambda: self._read(look), timeout_s=timeout_s)
+        topics = [end_of(rollout_id) for rollout_id in rollout_ids]
+        return await self._changes.until(lambda: self._read(look), topics=topics, timeout_s=timeout_s)
 
     async def rollout(self, rollout_id: str) -> Rollout:
         """See `Store.rollout`."""

@@ -6,7 +6,7 @@ Group commit: the price of one durable commit is shared by all writes that arriv
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from leyden.errors import BadInput, LeydenError, Unreachable
+from leyden.store.changes import take_touched
 
 __all__ = ["Operation", "Writer"]
 
@@ -32,10 +33,13 @@ class _Pending:
 
 
 class Writer:
-    """Runs operations in their order. `tick` runs on the thread at the UNIX time that it returned last, for leases."""
+    """Runs operations in their order. `tick` runs on the thread at the UNIX time that it returned last, for leases.
+
+    `changed` hears after each commit which topics (`leyden.store.changes.touch`) it touched.
+    """
 
     def __init__(
-        self, engine: Engine, *, tick: Callable[[Connection], float | None], changed: Callable[[], None]
+        self, engine: Engine, *, tick: Callable[[Connection], float | None], changed: Callable[[Collection[str]], None]
     ) -> None:
         self._engine = engine
         self._tick = tick
@@ -82,8 +86,7 @@ class Writer:
             if self._next_tick is not None and self._next_tick <= time.time():
                 wanted.append(_Pending(self._run_tick))
             if wanted:
-                self._commit(wanted)
-                self._changed()
+                self._changed(self._commit(wanted))
 
     def _run_tick(self, connection: Connection) -> None:
         self._next_tick = time.time() + _TICK_AGAIN_S
@@ -108,7 +111,9 @@ class Writer:
             return None
         return min(max(0.0, self._next_tick - time.time()), _LONGEST_SLEEP_S)
 
-    def _commit(self, wanted: list[_Pending]) -> None:
+    def _commit(self, wanted: list[_Pending]) -> set[str]:
+        """Returns the topics that were touched."""
+        touched: set[str] = set()
         results: list[tuple[Future[Any], Any]] = []
         refused: list[tuple[Future[Any], Exception]] = []
         try:
@@ -118,6 +123,7 @@ class Writer:
                         results.append((pending.future, _in_savepoint(connection, pending.operation)))
                     except _Refused as refusal:
                         refused.append((pending.future, refusal.error))
+                touched = take_touched(connection)
         except SQLAlchemyError as error:
             # A full disk, a lost connection: nothing of this batch was kept, and everybody hears it.
             self._next_tick = time.time() + _TICK_AGAIN_S
@@ -127,6 +133,7 @@ class Writer:
             future.set_exception(error)
         for future, result in results:
             future.set_result(result)
+        return touched
 
 
 class _Refused(Exception):

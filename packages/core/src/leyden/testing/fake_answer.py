@@ -22,8 +22,12 @@ class Reply:
     text: str = ""
     tool_calls: Sequence[tuple[str, Mapping[str, Any]]] = ()
     """(function name, arguments) each."""
+    reasoning: str = ""
+    """What a reasoning parser would take out of the text before it."""
     finish_reason: str | None = None
     """None: "tool_calls" if there are some, else "stop"."""
+    stop_reason: str | None = None
+    """The stop text that ended it."""
     token_ids: Sequence[int] | None = None
     logprobs: Sequence[float] | None = None
     tokens: bool = True
@@ -57,8 +61,10 @@ class Received:
 class _Choice:
     index: int
     text: str
+    reasoning: str
     tool_calls: list[dict[str, Any]]
     finish_reason: str
+    stop_reason: str | None
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     tokens: bool
@@ -66,6 +72,7 @@ class _Choice:
     @property
     def message(self) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": self.text or (None if self.tool_calls else "")}
+        message |= {"reasoning": self.reasoning} if self.reasoning else {}
         return {**message, "tool_calls": self.tool_calls} if self.tool_calls else message
 
 
@@ -100,7 +107,8 @@ def answer_body(received: Received, replies: Sequence[Reply], tokenizer: FakeTok
     listed: list[dict[str, Any]] = []
     for choice in choices:
         content = {"message": choice.message} if wanted.chat else {"text": choice.text}
-        entry = {"index": choice.index, **content, "finish_reason": choice.finish_reason, "stop_reason": None}
+        entry = {"index": choice.index, **content, "finish_reason": choice.finish_reason}
+        entry |= {"stop_reason": choice.stop_reason}
         listed.append({**entry, "logprobs": None, **wanted.fields(choice, slice(None))})
     body = _head(received, "chat.completion" if wanted.chat else "text_completion", replies[0])
     body |= {"choices": listed, "usage": _usage(prompt, choices)}
@@ -149,17 +157,28 @@ def _choice(index: int, reply: Reply) -> _Choice:
         for number, (name, arguments) in enumerate(reply.tool_calls)
     ]
     finish_reason = reply.finish_reason or ("tool_calls" if calls else "stop")
-    words = pieces_of(reply.text + "".join(map(tool_call_text, calls)))
+    words = pieces_of(reply.reasoning) + pieces_of(reply.text + "".join(map(tool_call_text, calls)))
     made_up = (*map(word_token, words), *((END,) if finish_reason != "length" else ()))
     token_ids = tuple(reply.token_ids) if reply.token_ids is not None else made_up
     logprobs = tuple(reply.logprobs) if reply.logprobs is not None else tuple(map(logprob_of, token_ids))
-    return _Choice(index, reply.text, calls, finish_reason, token_ids, logprobs, reply.tokens)
+    return _Choice(
+        index=index,
+        text=reply.text,
+        reasoning=reply.reasoning,
+        tool_calls=calls,
+        finish_reason=finish_reason,
+        stop_reason=reply.stop_reason,
+        token_ids=token_ids,
+        logprobs=logprobs,
+        tokens=reply.tokens,
+    )
 
 
 def _stream_entries(choice: _Choice, wanted: _Wanted) -> Iterator[dict[str, Any]]:
     if wanted.chat:
         yield {"index": choice.index, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
-    parts: list[dict[str, Any]] = [{"content": piece} for piece in pieces_of(choice.text)]
+    parts: list[dict[str, Any]] = [{"reasoning": piece} for piece in pieces_of(choice.reasoning)]
+    parts += [{"content": piece} for piece in pieces_of(choice.text)]
     for number, call in enumerate(choice.tool_calls):
         name, arguments = call["function"]["name"], call["function"]["arguments"]
         opening = {**call, "index": number, "function": {"name": name, "arguments": ""}}
@@ -173,7 +192,8 @@ def _stream_entries(choice: _Choice, wanted: _Wanted) -> Iterator[dict[str, Any]
         yield {"index": choice.index, **content, "finish_reason": None, **fields}
     content: dict[str, Any] = {"delta": {}} if wanted.chat else {"text": ""}
     rest = wanted.fields(choice, slice(len(parts), None))
-    yield {"index": choice.index, **content, "finish_reason": choice.finish_reason, **rest}
+    ending = {"finish_reason": choice.finish_reason, "stop_reason": choice.stop_reason}
+    yield {"index": choice.index, **content, **ending, **rest}
 
 
 def _head(received: Received, kind: str, reply: Reply) -> dict[str, Any]:

@@ -1,0 +1,118 @@
+"""From a batch to what a step learns: values, credit, and rows with weights, old log probabilities and targets.
+
+The only place where credit meets a backend: the backend scores, everything else here is pure.
+"""
+
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from leyden.errors import TrainingStopped
+from leyden_trainer.backend import Backend
+from leyden_trainer.config import TrainConfig
+from leyden_trainer.credit import Advantage, CallValues, CreditMethod, Memory, assign, valued, view
+from leyden_trainer.experience import Member
+from leyden_trainer.importance import ImportanceStats, mismatch, reweighted
+from leyden_trainer.rows import RowScores, TrainingRow
+from leyden_trainer.transitions import Transition
+from leyden_trainer.weights import training_rows
+
+__all__ = ["Assignment", "assigned", "call_values", "explained_variance", "has_signal"]
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What one step learns. Figures are None where nothing was scored, or there is no critic."""
+
+    rows: list[TrainingRow]
+    advantages: dict[str, Advantage]
+    """By call id; only of calls that are trained."""
+    memory: Memory
+    """Of the credit method, for the next step."""
+    mismatch: float | None
+    """Largest |log probability of sampler - of trainer| of a sampled token."""
+    importance: ImportanceStats | None
+    explained_variance: float | None
+
+
+async def assigned(
+    groups: Sequence[Sequence[Member]], config: TrainConfig, method: CreditMethod, memory: Memory, backend: Backend
+) -> Assignment:
+    """Assign credit to a batch's groups and make the rows of the step.
+
+    Raises:
+        TrainingStopped: sampler and trainer disagree about a log probability by more than trainer.max_mismatch.
+    """
+    transitions = [t for group in groups for member in group for t in member.transitions]
+    views = [[view(m.rollout, m.calls, m.rewards) for m in group] for group in groups]
+    scores, worst = None, None
+    values: dict[str, CallValues] = {}
+    if transitions and _needs_scores(config, method):
+        scores, worst = await _scored(transitions, config, backend)
+    if scores is not None and method.needs_critic:
+        values = call_values(transitions, scores)
+        views = [[valued(rollout, values) for rollout in group] for group in views]
+    advantages, memory = assign(method, views, memory)
+    rows = training_rows(transitions, advantages, aggregate=config.loss.aggregate, values=values)
+    importance = None
+    if scores is not None and config.loss.old_logprobs == "trainer":
+        pairs = zip(transitions, scores, strict=True)
+        kept = [s.logprobs for t, s in pairs if any(span.call_id in advantages for span in t.spans)]
+        rows, importance = reweighted(rows, kept, cap=config.loss.importance_cap)
+    explained = explained_variance(rows) if method.needs_critic else None
+    return Assignment(rows, advantages, memory, worst, importance, explained)
+
+
+def has_signal(group: Sequence[Member], method: CreditMethod, memory: Memory) -> bool:
+    """Whether the method gives any call of the group an advantage. A method with a critic always may."""
+    if method.needs_critic:
+        return True
+    advantages, _ = assign(method, [[view(m.rollout, m.calls, m.rewards) for m in group]], memory)
+    return any(advantage.value or any(advantage.tokens or ()) for advantage in advantages.values())
+
+
+def call_values(transitions: Sequence[Transition], scores: Sequence[RowScores]) -> dict[str, CallValues]:
+    """The critic's values by call id, those of several choices one after the other."""
+    found: dict[str, list[tuple[int, tuple[float, ...], float | None]]] = defaultdict(list)
+    for transition, score in zip(transitions, scores, strict=True):
+        low, *high = score.values
+        for span in transition.spans:
+            first = high[0][span.start] if high else None
+            found[span.call_id].append((span.choice, low[span.start : span.stop], first))
+    return {
+        call_id: CallValues(tuple(v for _, values, _ in sorted(choices) for v in values), min(choices)[2])
+        for call_id, choices in found.items()
+    }
+
+
+def explained_variance(rows: Sequence[TrainingRow]) -> float | None:
+    """1 - Var(target - value) / Var(target) over the targets of all heads; None if the targets do not vary."""
+    targets = [target for row in rows for target in row.targets]
+    if len({target.target for target in targets}) < 2:
+        return None
+    left = statistics.pvariance([target.target - target.value for target in targets])
+    return 1 - left / statistics.pvariance([target.target for target in targets])
+
+
+def _needs_scores(config: TrainConfig, method: CreditMethod) -> bool:
+    """With several updates in a step only the first one could compare the sampler's log probabilities by itself."""
+    several = config.trainer.minibatches * config.trainer.epochs > 1
+    return method.needs_critic or config.loss.old_logprobs == "trainer" or several
+
+
+async def _scored(
+    transitions: Sequence[Transition], config: TrainConfig, backend: Backend
+) -> tuple[list[RowScores], float]:
+    """Every sampled token, of agents that are not trained too: their values say what the others' calls were worth."""
+    everyone = {span.call_id: Advantage(0.0, "") for transition in transitions for span in transition.spans}
+    rows = training_rows(transitions, everyone)
+    scores = await backend.score(rows)
+    worst, rollout_id = mismatch(rows, [score.logprobs for score in scores])
+    if worst > config.trainer.max_mismatch:
+        raise TrainingStopped(
+            f"sampler and trainer disagree by {worst:.3g} about the log probability of a token of rollout "
+            f"{rollout_id}, more than trainer.max_mismatch = {config.trainer.max_mismatch}; if the sampler runs other "
+            'kernels, raise it and set loss.old_logprobs = "trainer" with an importance_cap'
+        )
+    return scores, worst

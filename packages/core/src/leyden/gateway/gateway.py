@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from leyden.errors import LeydenError
+from leyden.errors import BadInput, LeydenError
 from leyden.gateway.caller import caller_of
 from leyden.gateway.door import Door
 from leyden.gateway.endpoints import Endpoints

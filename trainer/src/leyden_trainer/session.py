@@ -8,9 +8,9 @@ from rich.console import Console
 
 from leyden.client import HttpStore
 from leyden.tasks import read_tasks
+from leyden_trainer.assignment import configured_method
 from leyden_trainer.children import opened_server, started_runner
 from leyden_trainer.config import TrainConfig
-from leyden_trainer.credit import credit_method
 from leyden_trainer.journal import Journal
 from leyden_trainer.judge import Judge
 from leyden_trainer.local.backend import LocalBackend
@@ -41,12 +41,7 @@ async def run_training(
     """
     train_tasks, heldout_tasks = read_tasks(config.tasks.train), read_tasks(config.tasks.heldout)
     check_apart(train_tasks, heldout_tasks)
-    method = credit_method(config.credit.method, options=config.credit.options, agents=config.credit.agents)
-    if method.needs_critic and config.trainer.dynamic_sampling:
-        raise BadConfig(
-            f"trainer.dynamic_sampling leaves out groups of equal rewards, but credit.method = {method.name!r} learns "
-            "from them too, by its critic; leave one of the two out"
-        )
+    method = configured_method(config)
     rules = load_rules(config.reward.rules)
     asked = config.reward.judge
     judge = Judge(asked, cache=config.output / "judge-cache", key=judge_key) if asked else None

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from leyden_trainer.config import LossConfig
+from leyden_trainer.credit import Advantage
 from leyden_trainer.local.learner import Learner, LearnerConfig
 from leyden_trainer.local.model import load_model
 from leyden_trainer.local.parameters import train_parameters
@@ -20,6 +21,7 @@ from leyden_trainer.testing import make_tiny_model
 from leyden_trainer.transitions import Span, Transition
 from leyden_trainer.verl.fields import fields_of, response_start
 from leyden_trainer.weights import training_rows
+
 
 def rollout(name: str, num_calls: int, rng: random.Random) -> Transition:
     """A conversation of several calls in one row, sampled by something near the untrained model."""
@@ -123,7 +125,7 @@ def test_verl_and_the_local_learner_have_the_same_loss_and_gradient(
     rng = random.Random(7)
     model = make_tiny_model(tmp_path / "model")
     wholes = [rollout(f"r{number}", 5, rng) for number in range(4)]
-    advantages = {span.call_id: rng.uniform(-1, 1) for whole in wholes for span in whole.spans}
+    advantages = {span.call_id: Advantage(rng.uniform(-1, 1), "") for whole in wholes for span in whole.spans}
     loss, gradient = local_gradient(model, training_rows(wholes, advantages), objective)
     pieces_of = [piece for whole in wholes for piece in cut(whole, pieces)]
     rows = training_rows(pieces_of, advantages)
@@ -135,4 +137,4 @@ def test_verl_and_the_local_learner_have_the_same_loss_and_gradient(
     ours = torch.cat([gradient[name].flatten() for name in sorted(gradient)])
     theirs = torch.cat([verl_gradients[name].flatten() for name in sorted(gradient)])
     assert torch.nn.functional.cosine_similarity(ours, theirs, dim=0) > 0.9999
-    assert theirs.norm() == pytest.approx(ours.norm(), rel=1e-4)
+    assert theirs.norm().item() == pytest.approx(ours.norm().item(), rel=1e-4)

@@ -18,7 +18,7 @@ from verl.workers.engine_workers import TrainingWorkerConfig
 from verl.workers.utils.losses import ppo_loss
 
 from leyden_trainer.verl.cpu import cpu_workers
-from leyden_trainer.verl.policy_loss import NO_DUAL_CLIP, loss_mode
+from leyden_trainer.verl.policy_loss import NO_CLIP, loss_mode
 
 FLOAT32 = {"param_dtype": "fp32", "reduce_dtype": "fp32", "buffer_dtype": "fp32"}
 
@@ -59,7 +59,7 @@ def main(job: dict[str, Any]) -> None:
         policy_loss=PolicyLossConfig(loss_mode=loss_mode(job["objective"])),
         clip_ratio_low=0.2,
         clip_ratio_high=0.2,
-        clip_ratio_c=NO_DUAL_CLIP,
+        clip_ratio_c=NO_CLIP,
         optim=optimizer,
         fsdp_config=engine,
     )

@@ -14,9 +14,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from leyden.errors import BadConfig
+from leyden_trainer.assignment import configured_method
 from leyden_trainer.config import TrainConfig
 from leyden_trainer.verl import dataset
-from leyden_trainer.verl.policy_loss import NO_DUAL_CLIP, loss_mode
+from leyden_trainer.verl.policy_loss import NO_CLIP, loss_mode
 
 __all__ = ["verl_config"]
 
@@ -95,7 +96,7 @@ def _common(config: TrainConfig, folder: Path, model: Path, num_heldout: int) ->
         f"{actor}.policy_loss.loss_mode": loss_mode(config.loss.objective),
         f"{actor}.clip_ratio_low": config.loss.clip_low,
         f"{actor}.clip_ratio_high": config.loss.clip_high,
-        f"{actor}.clip_ratio_c": config.loss.dual_clip or NO_DUAL_CLIP,
+        f"{actor}.clip_ratio_c": config.loss.dual_clip or NO_CLIP,
         f"{actor}.entropy_coeff": config.loss.entropy,
         f"{actor}.use_kl_loss": config.loss.kl > 0,
         f"{actor}.kl_loss_coef": config.loss.kl,
@@ -107,9 +108,26 @@ def _common(config: TrainConfig, folder: Path, model: Path, num_heldout: int) ->
         "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu": 8,
         "actor_rollout_ref.ref.strategy": "fsdp2",
         "actor_rollout_ref.ref.fsdp_config.strategy": "fsdp2",
-        "algorithm.adv_estimator": "grpo",  # verl then makes no critic; the advantages are ours
+        "algorithm.adv_estimator": "grpo",  # a name that verl knows; the advantages are ours
+        **_critic(config, model),
         "algorithm.rollout_correction.bypass_mode": False,  # the check of sampler against trainer needs both
         "reward.num_workers": 1,
+    }
+
+
+def _critic(config: TrainConfig, model: Path) -> dict[str, Any]:
+    method = configured_method(config)
+    return {
+        "critic.enable": method.needs_critic,
+        "critic.strategy": "fsdp2",
+        "critic.fsdp.strategy": "fsdp2",
+        "critic.model.path": config.critic.path or str(model),
+        "critic.model.enable_gradient_checkpointing": False,
+        "critic.optim.lr": config.critic.learning_rate,
+        "critic.cliprange_value": config.critic.clip or NO_CLIP,
+        "critic.ppo_mini_batch_size": config.trainer.tasks_per_step,
+        "critic.ppo_micro_batch_size_per_gpu": 8,
+        "critic.ppo_epochs": config.trainer.epochs,
     }
 
 
@@ -126,6 +144,10 @@ def _cpu() -> dict[str, Any]:
         f"{actor}.fsdp_config.mixed_precision": float32,
         "actor_rollout_ref.ref.fsdp_config.use_torch_compile": False,
         "actor_rollout_ref.ref.fsdp_config.mixed_precision": float32,
+        "critic.fsdp.use_torch_compile": False,
+        "critic.fsdp.mixed_precision": float32,
+        "critic.model.use_remove_padding": False,
+        "critic.model.override_config.attn_implementation": "sdpa",
         f"{rollout}.dtype": "float32",
         f"{rollout}.enforce_eager": True,
         f"{rollout}.enable_sleep_mode": False,

@@ -25,11 +25,14 @@ class _DeviceModule(types.ModuleType):
 
 def _device_module() -> _DeviceModule:
     module = _DeviceModule("leyden_verl_cpu")
-    nothing, zero = ("empty_cache", "ipc_collect", "reset_peak_memory_stats", "set_device", "synchronize"), (
-        "memory_allocated",
-        "memory_reserved",
-        "max_memory_allocated",
-        "max_memory_reserved",
+    nothing, zero = (
+        ("empty_cache", "ipc_collect", "reset_peak_memory_stats", "set_device", "synchronize"),
+        (
+            "memory_allocated",
+            "memory_reserved",
+            "max_memory_allocated",
+            "max_memory_reserved",
+        ),
     )
     names: dict[str, Any] = {name: lambda *_, **__: None for name in nothing}
     names |= {name: lambda *_, **__: 0 for name in zero}

@@ -14,7 +14,13 @@ class Places(Dataset[dict[str, Any]]):
     """verl makes it with these arguments; `data_files` is how many places there are."""
 
     def __init__(
-        self, *, data_files: int, tokenizer: Any = None, processor: Any = None, config: Any = None, max_samples: int = -1
+        self,
+        *,
+        data_files: int,
+        tokenizer: Any = None,
+        processor: Any = None,
+        config: Any = None,
+        max_samples: int = -1,
     ) -> None:
         self._count = int(data_files)
 

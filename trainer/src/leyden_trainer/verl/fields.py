@@ -61,4 +61,3 @@ def tags_of(transition: Transition, step: int) -> dict[str, Any]:
         "min_global_steps": min(versions),
         "max_global_steps": max(versions),
     }
-

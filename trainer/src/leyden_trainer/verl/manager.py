@@ -1,4 +1,4 @@
-"""verl's agent-loop manager, by Leyden: queues a step's groups, waits for runners anywhere, hands rows to TransferQueue.
+"""verl's agent-loop manager, by Leyden: queues a step's groups, waits for runners, hands rows to TransferQueue.
 
 Unlike verl's own it runs no agent. What may be trained on, and what happens to groups that lost rollouts, is decided
 by `leyden_trainer.experience`, as for the local backend; verl's prompts only say how many groups a step has.
@@ -6,7 +6,7 @@ by `leyden_trainer.experience`, as for the local backend; verl's prompts only sa
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -18,9 +18,13 @@ from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 from leyden.client import HttpStore
 from leyden.errors import LeydenError, TrainingStopped
 from leyden.types import Credit, Endpoint, Rollout
+from leyden_trainer.assignment import has_signal
 from leyden_trainer.config import TrainConfig
 from leyden_trainer.credit import CreditMethod
-from leyden_trainer.experience import Batch, Member, collect_batch, finish_all, read_members
+from leyden_trainer.experience import Batch, Collecting, Member, collect_batch, finish_all, read_members
+from leyden_trainer.judge import Judge
+from leyden_trainer.rewarding import Rewarding
+from leyden_trainer.rules import load_rules
 from leyden_trainer.tasks import heldout_rollouts, train_groups
 from leyden_trainer.transitions import Transition
 from leyden_trainer.verl.fields import fields_of, tags_of
@@ -49,6 +53,7 @@ class RolloutManager:
         run: str,
         store: tuple[str, str],
         method: CreditMethod,
+        judge_key: str | None,
         tasks: tuple[Sequence[JsonValue], Sequence[JsonValue]],
         num_groups: int,
     ) -> None:
@@ -64,6 +69,9 @@ class RolloutManager:
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="leyden-rollouts", daemon=True).start()
         self._store = self._wait(self._connect(*store))
+        rules, asked = load_rules(config.reward.rules), config.reward.judge
+        judge = Judge(asked, cache=config.output / "judge-cache", key=judge_key) if asked else None
+        self._rewarding = Rewarding(self._store, rules, judge)
 
     async def _connect(self, url: str, key: str) -> HttpStore:
         return HttpStore(url, key)
@@ -119,18 +127,21 @@ class RolloutManager:
 
     async def _train(self, uids: Sequence[str], step: int) -> None:
         config = self._config
-        batch = await collect_batch(
-            self._store,
-            train_groups(config, self._run, step, self._train_tasks, self.num_groups),
-            len(uids),
+        groups = train_groups(config, self._run, step, self._train_tasks, self.num_groups)
+        how = Collecting(
             run=self._finish,
+            reward=self._rewarding,
+            has_signal=lambda group: has_signal(group, self._method, {}),
+            replace_silent=config.trainer.dynamic_sampling,
             max_tokens=config.model.context_length,
             max_incomplete=config.trainer.max_incomplete,
         )
-        self.num_groups += len(batch.groups) + batch.replaced
+        batch = await collect_batch(self._store, groups, len(uids), how)
+        self.num_groups += len(batch.groups) + batch.replaced + batch.replaced_silent
         experience = Experience(batch)
-        for uid, group in zip(uids, batch.groups, strict=True):
+        for uid, group in zip(uids, batch.groups, strict=False):  # fewer groups if too many were silent
             experience.rows.update(_keyed(uid, group))
+        _check_versions(experience.rows.values(), step - 1)
         self.experience = experience
         await self._put([member for group in batch.groups for member in group], experience.rows, step, "train")
 
@@ -147,13 +158,13 @@ class RolloutManager:
     async def _finish(self, rollouts: list[Rollout]) -> list[Rollout]:
         return await finish_all(self._store, rollouts, None, lambda count: None)
 
-    async def _put(
-        self, members: Sequence[Member], rows: dict[str, Transition], step: int, partition: str
-    ) -> None:
+    async def _put(self, members: Sequence[Member], rows: dict[str, Transition], step: int, partition: str) -> None:
         if not rows:
             raise TrainingStopped(f"no rollout of step {step} has a sampled token; see one with `leyden show`")
         rewards = {member.rollout.id: member.total for member in members}
-        agents = {call.id: "/".join(call.structure.agent) if call.structure else "" for m in members for call in m.calls}
+        agents = {
+            call.id: "/".join(call.structure.agent) if call.structure else "" for m in members for call in m.calls
+        }
         fields = [
             fields_of(
                 row,
@@ -169,6 +180,16 @@ class RolloutManager:
             tags=[tags_of(row, step) for row in rows.values()],
             partition_id=partition,
         )
+
+
+def _check_versions(rows: Iterable[Transition], expected: int) -> None:
+    for row in rows:
+        others = sorted({version for version in row.versions if version not in (None, expected)})
+        if others:
+            raise TrainingStopped(
+                f"rollout {row.rollout_id} was sampled by versions {others}, expected only {expected}: "
+                "another trainer publishes to this store; give each run its own"
+            )
 
 
 def _keyed(uid: str, group: Sequence[Member]) -> dict[str, Transition]:

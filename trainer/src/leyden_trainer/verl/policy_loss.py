@@ -15,10 +15,10 @@ from verl.trainer.ppo.core_algos import register_policy_loss
 from leyden_trainer.divergence import k3
 from leyden_trainer.objectives import OBJECTIVES, Bounds, Objective
 
-__all__ = ["NO_DUAL_CLIP", "loss_mode"]
+__all__ = ["NO_CLIP", "loss_mode"]
 
-NO_DUAL_CLIP = 1e30
-"""verl's `clip_ratio_c` for no dual clip: it has no None."""
+NO_CLIP = 1e30
+"""No dual clip (`clip_ratio_c`), no clip of values (`cliprange_value`): verl has no None for them."""
 
 PolicyLoss = Callable[..., tuple[Tensor, dict[str, float]]]
 
@@ -45,7 +45,7 @@ def _weighted(objective: Objective) -> PolicyLoss:
         mask = response_mask.bool()
         if not mask.any():
             return log_prob.sum() * 0.0, {"actor/clip_fraction": 0.0, "actor/ppo_kl": 0.0}
-        dual = config.clip_ratio_c if config.clip_ratio_c < NO_DUAL_CLIP else None
+        dual = config.clip_ratio_c if config.clip_ratio_c < NO_CLIP else None
         bounds = Bounds(config.clip_ratio_low, config.clip_ratio_high, dual)
         log_ratio_N = log_prob[mask] - old_log_prob[mask]
         terms_N, clipped_N = objective(log_ratio_N, advantages[mask], _answers(mask)[mask], bounds)

@@ -17,8 +17,9 @@ import torch
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from leyden.errors import TrainingStopped
+from leyden.errors import BadConfig, TrainingStopped
 from leyden.tasks import read_tasks
+from leyden_trainer.assignment import configured_method
 from leyden_trainer.children import opened_server, started_runner
 from leyden_trainer.config import TrainConfig
 from leyden_trainer.local.source import model_folder
@@ -39,14 +40,18 @@ def print_verl_config(config: TrainConfig, folder: Path, console: Console) -> No
     console.print(OmegaConf.to_yaml(_verl_config(config, folder, Path(config.model.path), on_cpu)), markup=False)
 
 
-async def run_training(config: TrainConfig, folder: Path, console: Console, *, server_key: str | None) -> Summary:
-    """Train as `config` says, in `folder`; a folder with a checkpoint is resumed. `server_key` opens `config.server`.
+async def run_training(
+    config: TrainConfig, folder: Path, console: Console, *, server_key: str | None, judge_key: str | None
+) -> Summary:
+    """Train as `config` says, in `folder`; a folder with a checkpoint is resumed. Keys as for the local backend.
 
     Raises:
         LeydenError: bad input is refused before anything is started.
     """
     on_cpu = _prepare_environment()
     check_apart(read_tasks(config.tasks.train), read_tasks(config.tasks.heldout))
+    if configured_method(config).heads > 1:
+        raise BadConfig(f"credit.method = {config.credit.method!r} needs a critic of two heads; verl's critic has one")
     screen = Screen(console, steps=config.trainer.steps)
     screen.say(f"run {folder.name}: verl on {'the CPU' if on_cpu else 'CUDA'}, model {config.model.path}")
     model = await asyncio.to_thread(model_folder, config.model.path, cache=Path.home() / ".cache" / "leyden")
@@ -60,7 +65,9 @@ async def run_training(config: TrainConfig, folder: Path, console: Console, *, s
         await stack.enter_async_context(_ray(config, settings, folder))
         from leyden_trainer.verl.task_runner import Job, TaskRunner
 
-        runner = ray.remote(num_cpus=1)(TaskRunner).remote(Job(config, folder, server.url, server.key, on_cpu))
+        runner = ray.remote(num_cpus=1)(TaskRunner).remote(
+            Job(config, folder, server.url, server.key, judge_key, on_cpu)
+        )
         await _until_done(runner.run.remote(settings), died)
     summary = _summary(config, folder, time.perf_counter() - began)
     write_summary(folder / "summary.json", summary)

@@ -1,4 +1,4 @@
-"""The Ray actor that holds verl's trainer, in the place of verl's task runner: the same order, our trainer and manager."""
+"""The Ray actor that holds verl's trainer, in the place of verl's task runner: our trainer, our manager."""
 
 import json
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ import transfer_queue as tq
 from omegaconf import DictConfig, OmegaConf
 
 from leyden.tasks import read_tasks
+from leyden_trainer.assignment import configured_method
 from leyden_trainer.config import TrainConfig
-from leyden_trainer.credit import credit_method
 from leyden_trainer.journal import Journal
 from leyden_trainer.verl.manager import RolloutManager
-from leyden_trainer.verl.trainer import LeydenTrainer
+from leyden_trainer.verl.trainer import MEMORY, LeydenTrainer
 
 __all__ = ["Job", "TaskRunner"]
 
@@ -26,6 +26,7 @@ class Job:
     folder: Path
     server_url: str
     server_key: str
+    judge_key: str | None
     on_cpu: bool
 
 
@@ -47,30 +48,30 @@ class TaskRunner:
 
     def _fit(self, config: Any) -> None:
         job, settings = self._job, self._job.settings
-        method = credit_method(settings.credit.method, agents=settings.credit.agents)
+        method = configured_method(settings)
         trainer = LeydenTrainer(config, settings=settings, run=job.folder.name, method=method, on_cpu=job.on_cpu)
         trainer.init()
+        last = _last_record(job.folder, trainer.global_steps)
         with Journal(job.folder, from_step=trainer.global_steps) as journal:
             manager = RolloutManager(
                 settings,
                 run=job.folder.name,
                 store=(job.server_url, job.server_key),
                 method=method,
+                judge_key=job.judge_key,
                 tasks=(read_tasks(settings.tasks.train), read_tasks(settings.tasks.heldout)),
-                num_groups=_groups_taken(job.folder, trainer.global_steps),
+                num_groups=int(last.get("leyden/num_groups", 0)),
             )
-            trainer.write_to(journal)
+            memory = {name.removeprefix(MEMORY): value for name, value in last.items() if name.startswith(MEMORY)}
+            trainer.resume(journal, memory)
             trainer.agent_loop_manager = manager
             trainer.serve(held=False)
             trainer.fit(manager)
 
 
-def _groups_taken(folder: Path, step: int) -> int:
-    """How many groups the run had taken when it had made `step` steps: its journal says."""
-    taken = 0
+def _last_record(folder: Path, step: int) -> dict[str, float]:
+    """The figures of the last step that the run's checkpoint holds: what was counted and remembered until then."""
     path = folder / "metrics.jsonl"
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        record = json.loads(line)
-        if record["step"] <= step:
-            taken = int(record.get("leyden/num_groups", taken))
-    return taken
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    records = [record for record in map(json.loads, lines) if record["step"] <= step and "reward" in record]
+    return records[-1] if records else {}

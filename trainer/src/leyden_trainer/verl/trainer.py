@@ -1,9 +1,11 @@
-"""verl's synchronous trainer with Leyden's credit. `fit` and `step` are verl's; only what its hooks leave out is replaced.
+"""verl's synchronous trainer with Leyden's credit. `fit` and `step` are verl's; what its hooks leave out is replaced.
 
-Three private methods are overridden, each for one reason: `_compute_advantage` (our credit and token weights),
-`_get_required_batch_multiple` and `_update_actor` (whole rollouts, one optimiser step for a batch of any size).
+Two private methods are overridden, each for one reason: `_compute_advantage` (our credit and token weights), and
+`_get_required_batch_multiple` (whole rollouts, one optimiser step for a batch of any size); and, on a CPU alone,
+`_init_resource_pool_mgr` (workers that verl has no CPU form of).
 """
 
+import asyncio
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,16 +20,19 @@ from verl.trainer.ppo.utils import Role
 from verl.trainer.ppo.v1 import PPOTrainerSync
 
 from leyden.errors import TrainingStopped
+from leyden_trainer.assignment import Assignment, assigned
 from leyden_trainer.config import TrainConfig
-from leyden_trainer.credit import CreditMethod, assign, view
+from leyden_trainer.credit import CreditMethod, Memory
 from leyden_trainer.crediting import credits_of
 from leyden_trainer.journal import Journal
 from leyden_trainer.transitions import merge_rate
-from leyden_trainer.verl.fields import response_start
 from leyden_trainer.verl.manager import Experience, RolloutManager
-from leyden_trainer.weights import training_rows
+from leyden_trainer.verl.scores import TransferredScores, columns_of
 
-__all__ = ["LeydenTrainer"]
+__all__ = ["MEMORY", "LeydenTrainer"]
+
+MEMORY = "credit/"
+"""Before the names of what the credit method remembers, among the figures of a step."""
 
 POLL_S = 0.05
 """How often verl looks whether the rollouts are there; its own default is 2 s."""
@@ -41,12 +46,13 @@ class LeydenTrainer(PPOTrainerSync):
     def __init__(self, config: Any, *, settings: TrainConfig, run: str, method: CreditMethod, on_cpu: bool) -> None:
         self._settings, self._run, self._method, self._on_cpu = settings, run, method, on_cpu
         self._journal: Journal | None = None
+        self._memory: Memory = {}
         super().__init__(config)
         self.replay_buffer.poll_interval = POLL_S
 
-    def write_to(self, journal: Journal) -> None:
-        """Where the figures of each step go."""
-        self._journal = journal
+    def resume(self, journal: Journal, memory: Memory) -> None:
+        """Where the figures of each step go, and what the credit method remembers of the steps before."""
+        self._journal, self._memory = journal, memory
 
     def serve(self, *, held: bool) -> None:
         """Tell the gateway where the policy is, and that its weights have made `global_steps` steps."""
@@ -99,73 +105,37 @@ class LeydenTrainer(PPOTrainerSync):
         return math.lcm(rows, dp_size) * self._settings.trainer.minibatches
 
     def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
-        """Advantages and token weights by Leyden's pure functions, written back for each row of verl's."""
+        """Leyden's credit, token weights and returns, written back for each row of verl's; padding rows have 0."""
         experience = self.agent_loop_manager.experience
         if experience is None:
             raise TrainingStopped(f"step {self.global_steps} has no rollouts")
-        columns = self._columns(experience, batch)
-        names = ["response_mask", "rollout_log_probs", "old_log_probs"]
-        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=names)
-        sampler, trainer = data["rollout_log_probs"].unbind(), data["old_log_probs"].unbind()
-        masks = [mask.bool() for mask in data["response_mask"].unbind()]
-        ratios = [torch.where(m, t - s, 0.0) for s, t, m in zip(sampler, trainer, masks, strict=True)]
-        metrics["leyden/mismatch"] = self._checked_mismatch(ratios)
-        loss = self._settings.loss
-        if loss.importance_cap is not None:
-            weights = [ratio.exp().clamp(max=loss.importance_cap) for ratio in ratios]
-            metrics["leyden/importance"] = float(torch.cat([w[m] for w, m in zip(weights, masks, strict=True)]).mean())
-            columns["advantages"] = [a * w for a, w in zip(columns["advantages"], weights, strict=True)]
-        if loss.old_logprobs == "sampler":
-            columns["old_log_probs"] = list(sampler)
+        groups = experience.batch.groups
+        scored = TransferredScores(batch, experience, with_values=self.use_critic)
+        work = assigned(groups, self._settings, self._method, self._memory, scored, always_score=True)
+        assignment = asyncio.run(work)
+        self._memory = assignment.memory
+        self.agent_loop_manager.credit(
+            credits_of(
+                experience.batch,
+                assignment.advantages,
+                run=self._run,
+                step=self.global_steps,
+                method=self._settings.credit.method,
+            )
+        )
+        columns = columns_of(batch, experience, assignment, values=scored.values)
         fields = TensorDict({name: _jagged(rows) for name, rows in columns.items()}, batch_size=len(batch))
         batch = tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
-        metrics.update(_figures(experience, self.agent_loop_manager.num_groups))
+        metrics.update(_figures(experience, assignment, self.agent_loop_manager.num_groups))
+        self._set_mini_batches(len(batch))
         return batch
 
-    def _columns(self, experience: Experience, batch: Any) -> dict[str, list[Tensor]]:
-        """For each row of verl's batch, over its responses: advantages, returns and weights; 0 for padding rows."""
-        groups = experience.batch.groups
-        transitions = [row for group in groups for member in group for row in member.transitions]
-        advantages, _ = assign(self._method, [[view(m.rollout, m.calls, m.rewards) for m in g] for g in groups])
-        self.agent_loop_manager.credit(
-            credits_of(experience.batch, advantages, run=self._run, step=self.global_steps, method=self._method.name)
-        )
-        values = {call_id: advantage.value for call_id, advantage in advantages.items()}
-        rows = iter(training_rows(transitions, values, aggregate=self._settings.loss.aggregate))
-        by_transition = {
-            id(t): next(rows) for t in transitions if any(span.call_id in advantages for span in t.spans)
-        }
-        columns: dict[str, list[Tensor]] = {"advantages": [], "returns": [], "rollout_is_weights": []}
-        for key, tag in zip(batch.keys, batch.tags, strict=True):
-            transition = experience.rows.get(key)
-            row = by_transition.get(id(transition))
-            if transition is None or row is None:
-                advantage = weight = torch.zeros(tag["response_len"])
-            else:
-                start = response_start(transition)
-                advantage, weight = torch.tensor(row.advantages[start:]), torch.tensor(row.weights[start:])
-            columns["advantages"].append(advantage)
-            columns["returns"].append(advantage)
-            columns["rollout_is_weights"].append(weight)
-        return columns
-
-    def _checked_mismatch(self, ratios: Sequence[Tensor]) -> float:
-        """The largest |log trainer - log sampler| of a trained token; training stops where it is too large."""
-        worst = max(float(ratio.abs().max()) for ratio in ratios)
-        if not worst <= self._settings.trainer.max_mismatch:
-            raise TrainingStopped(
-                f"sampler and trainer disagree by {worst:.3g} about the log probability of a token in step "
-                f"{self.global_steps}, more than trainer.max_mismatch = {self._settings.trainer.max_mismatch}: weights "
-                "that did not reach vLLM, another temperature, or a precision (bfloat16) that needs a higher limit"
-            )
-        return worst
-
-    def _update_actor(self, batch: Any, metrics: dict[str, Any]) -> Any:
-        """As many optimiser steps as `trainer.minibatches` says, whatever the number of rows."""
-        prompts = len(batch) // self._settings.trainer.minibatches // self.config.actor_rollout_ref.rollout.n
+    def _set_mini_batches(self, num_rows: int) -> None:
+        """As many optimiser updates as `trainer.minibatches` says, whatever the number of rows; verl counts prompts."""
+        prompts = num_rows // self._settings.trainer.minibatches // self.config.actor_rollout_ref.rollout.n
         with open_dict(self.config):
             self.config.actor_rollout_ref.actor.ppo_mini_batch_size = prompts
-        return super()._update_actor(batch, metrics)
+            self.config.critic.ppo_mini_batch_size = prompts
 
 
 def _jagged(rows: Sequence[Tensor]) -> Tensor:
@@ -173,18 +143,25 @@ def _jagged(rows: Sequence[Tensor]) -> Tensor:
     return torch.nested.as_nested_tensor([row.float() for row in rows], layout=torch.jagged)
 
 
-def _figures(experience: Experience, num_groups: int) -> dict[str, float]:
-    batch = experience.batch
-    return {
+def _figures(experience: Experience, assignment: Assignment, num_groups: int) -> dict[str, float]:
+    batch, importance = experience.batch, assignment.importance
+    figures = {
         "leyden/reward": batch.mean_reward,
+        "leyden/mismatch": assignment.mismatch,
+        "leyden/importance_mean": importance and importance.mean,
+        "leyden/importance_capped": importance and importance.capped,
+        "leyden/explained_variance": assignment.explained_variance,
         "leyden/rollouts": len(batch.members),
         "leyden/failed": batch.num_failed,
         "leyden/incomplete": batch.num_incomplete,
-        "leyden/silent_groups": batch.num_silent_groups,
-        "leyden/replaced": batch.replaced,
+        "leyden/silent_groups": batch.silent,
+        "leyden/replaced_groups": batch.replaced,
+        "leyden/replaced_silent_groups": batch.replaced_silent,
         "leyden/num_groups": num_groups,
         "leyden/merge_rate": merge_rate([member.calls for group in batch.groups for member in group]),
+        **{f"{MEMORY}{name}": value for name, value in assignment.memory.items()},
     }
+    return {name: float(value) for name, value in figures.items() if value is not None}
 
 
 class _Sink:

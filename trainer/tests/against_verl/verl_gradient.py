@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tensordict import NonTensorData
 from verl.trainer.config import CheckpointConfig
 from verl.utils import tensordict_utils as tu
 from verl.workers.config import FSDPActorConfig, FSDPEngineConfig, FSDPOptimizerConfig, HFModelConfig
@@ -75,7 +76,7 @@ def main(job: dict[str, Any]) -> None:
         use_dynamic_bsz=job["dynamic"],
         micro_batch_size_per_gpu=2,
         max_token_len_per_gpu=256,
-        global_token_num=[len(row["input_ids"]) for row in job["rows"]],
+        global_token_num=NonTensorData([len(row["input_ids"]) for row in job["rows"]]),
     )
     losses: list[float] = []
 

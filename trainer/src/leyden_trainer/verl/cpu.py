@@ -5,6 +5,7 @@ alone is given a meaning here; nothing of the algorithm is changed, so that the 
 """
 
 import contextlib
+import functools
 import os
 import types
 from typing import Any
@@ -144,8 +145,9 @@ def cpu_workers() -> tuple[type, type]:
     return CpuTrainingWorker, CpuActorRolloutRefWorker
 
 
+@functools.cache  # actor and critic share a process
 def _register_engines() -> None:
-    """verl registers its FSDP2 engines for CUDA and NPU only; twice is once."""
+    """verl registers its FSDP2 engines for CUDA and NPU only."""
     import verl.utils.model
     from verl.workers.engine.base import EngineRegistry
     from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, FSDPEngineWithValueHead

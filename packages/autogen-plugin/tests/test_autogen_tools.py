@@ -6,10 +6,12 @@ from typing import Any
 import openai
 import pytest
 from autogen_agentchat.agents import AssistantAgent
+from autogen_agentchat.teams import RoundRobinGroupChat
 from autogen_agentchat.tools import AgentTool
 from pydantic import BaseModel
 
 from leyden.adapters import install_adapters, uninstall_adapters
+from leyden.runner.failures import judge
 from leyden.testing.fake_server import FakeServer, Reply
 from leyden.types import Call
 
@@ -118,6 +120,24 @@ async def test_an_answer_that_cannot_be_parsed_keeps_its_tokens(calls_of: Any, m
     (call,) = await calls_of([Reply("no JSON at all")], run)
     assert call.answer.choices[0].token_ids
     assert (call.structure.agent, call.structure.outcome) == (("solver",), "raised")
+
+
+@pytest.mark.parametrize("nested", [False, True])
+async def test_what_a_model_raises_within_a_team_can_be_told_from_an_agents_mistake(
+    calls_of: Any, model: Any, nested: bool
+) -> None:
+    raised: list[BaseException] = []
+
+    async def run() -> None:
+        team = RoundRobinGroupChat([AssistantAgent("writer", model())], name="desk")
+        with pytest.raises(RuntimeError, match="InternalServerError: Error code: 500") as caught:
+            await (RoundRobinGroupChat([team]) if nested else team).run(task="go")
+        raised.append(caught.value)
+
+    (call,) = await calls_of([Reply(status=500)], run)
+    assert (call.status, call.structure.outcome) == ("error", "raised")
+    assert type(raised[0]) is RuntimeError
+    assert judge(raised[0]).status == "lost"
 
 
 async def test_a_cancelled_run_says_so(calls_of: Any, model: Any) -> None:

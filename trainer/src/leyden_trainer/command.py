@@ -67,9 +67,9 @@ def _unfinished(config: TrainConfig) -> Path:
 
 
 def _check_same(config: TrainConfig, folder: Path) -> None:
-    """A run goes on as it began; only its length may change."""
+    """A run goes on as it began; only its length, and where the policy is served, may change."""
     before = TrainConfig.model_validate_json((folder / "config.json").read_text(encoding="utf-8"))
-    free = {"steps", "stop_at", "evaluate_every", "micro_batch_tokens"}
+    free = {"steps", "stop_at", "evaluate_every", "micro_batch_tokens", "host", "port"}
     for name, value in before.model_dump(exclude={"trainer": free}).items():
         now = config.model_dump(exclude={"trainer": free})[name]
         if now != value:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from leyden_trainer.credit import METHODS, Advantage, CallView, RolloutView, assign, credit_method
+from leyden_trainer.credit import METHODS, Advantage, CallValues, CallView, RolloutView, assign, credit_method
 from leyden_trainer.transitions import Span, Transition
 from leyden_trainer.weights import training_rows
 
@@ -203,7 +203,8 @@ def test_an_agent_that_is_not_chosen_gets_no_gradient(group: Group, name: str) -
         for r in group
         for c in r.calls
     ]
-    trained = training_rows(rows, {k: a.value for k, a in chosen.items()})
+    values = {c.id: CallValues(c.values or (), c.high_value) for r in group for c in r.calls}
+    trained = training_rows(rows, chosen, values=values)
     assert len(trained) == len(chosen)
 
 

@@ -17,7 +17,10 @@ from leyden.types import Attempt, Call, CallStatus, Request, Structure
 from leyden_autogen.frames import Frame
 from leyden_autogen.wording import choice_of, readable
 
-__all__ = ["Run", "current_run", "partial_call"]
+__all__ = ["Run", "current_run", "model_failures", "partial_call"]
+
+model_failures: ContextVar[list[BaseException] | None] = ContextVar("leyden_autogen_failures", default=None)
+"""What models have raised within the team that runs here."""
 
 
 @dataclass(eq=False)
@@ -49,6 +52,9 @@ class Run:
 
     def failed(self, error: BaseException) -> None:
         """It raised: a failure, a cancellation, or an answer that the client could not parse."""
+        failures = model_failures.get()
+        if failures is not None:
+            failures.append(error)
         if self.call_id is None or self.scope is None:
             return
         cancelled = isinstance(error, asyncio.CancelledError | GeneratorExit | KeyboardInterrupt)

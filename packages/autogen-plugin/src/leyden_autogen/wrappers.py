@@ -13,6 +13,7 @@ from contextlib import aclosing, contextmanager
 from typing import Any
 
 from autogen_agentchat.agents import AssistantAgent, BaseChatAgent
+from autogen_agentchat.teams import BaseGroupChat
 from autogen_core import MessageHandlerContext
 
 from leyden.recorder import recorder
@@ -20,7 +21,7 @@ from leyden.scope import Scope, current_scope
 from leyden.types import ToolUse
 from leyden_autogen.frames import Frame, agent_frame, current_frame, enter, inside
 from leyden_autogen.handoffs import handed_off
-from leyden_autogen.runs import Run, current_run, partial_call
+from leyden_autogen.runs import Run, current_run, model_failures, partial_call
 from leyden_autogen.wording import request_of
 
 __all__ = ["wrapped_methods"]
@@ -38,6 +39,7 @@ def wrapped_methods() -> list[tuple[type, str, Wrapper]]:
         (BaseChatAgent, "run_stream", _stream),
         (AssistantAgent, "on_messages_stream", _stream),
         (AssistantAgent, "_execute_tool_call", _execute_tool_call),
+        (BaseGroupChat, "run_stream", _team_stream),
     ]
     if importlib.util.find_spec("autogen_ext") and importlib.util.find_spec("openai"):
         from autogen_ext.models.openai import BaseOpenAIChatCompletionClient
@@ -94,6 +96,31 @@ def _stream(original: Any) -> Any:
                 yield item
 
     return stream
+
+
+def _team_stream(original: Any) -> Any:
+    """A team raises RuntimeError(text) for whatever was raised within: what a model raised becomes its context again.
+
+    Else nobody could tell a dead server from an agent's mistake, and the rollout would be trained on as a failure.
+    """
+
+    @functools.wraps(original)
+    async def run_stream(self: Any, *args: Any, **kwargs: Any) -> Any:
+        failures: list[BaseException] = []
+        try:
+            async with aclosing(inside(model_failures, failures, original(self, *args, **kwargs))) as items:
+                async for item in items:
+                    yield item
+        except RuntimeError as error:
+            told = [one for one in failures if str(error).startswith(f"{type(one).__name__}: {one}")]
+            if told and error.__cause__ is None and error.__context__ is None:
+                error.__context__ = told[-1]
+            around = model_failures.get()
+            if around is not None:
+                around.append(error)
+            raise
+
+    return run_stream
 
 
 def _execute_tool_call(original: Any) -> Any:

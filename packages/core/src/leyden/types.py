@@ -56,7 +56,8 @@ def new_id() -> str:
 
 
 class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # NaN and infinity are no JSON: what holds one, at any depth, is refused rather than sent on as null.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def reward_value(value: Any) -> float:

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from agents import HandoffCallItem, HandoffOutputItem
+from agents import FunctionToolResult, HandoffCallItem, HandoffOutputItem, ToolApprovalItem
 from agents.models.interface import ModelTracing
 from agents.tool_context import ToolContext
 from agents.tracing.processors import BackendSpanExporter
@@ -41,7 +41,7 @@ class OpenAIAgentsAdapter:
         for span in (NoOpSpan, SpanImpl):
             self._patch(span, "start", functools.partial(_before, _processor.on_span_start))
             self._patch(span, "finish", functools.partial(_before, _processor.on_span_end))
-        self._patch(NoOpSpan, "set_error", _with_error)
+            self._patch(span, "set_error", _with_error)
         for made, notice in _NOTICES.items():
             self._patch(made, "__init__", functools.partial(_after, notice))
         self._patch(ModelTracing, "include_data", _kept_for_us)
@@ -98,7 +98,7 @@ def _guarded(notice: Callable[..., None], *args: Any) -> None:
 
 
 def _with_error(original: Any) -> Any:
-    """A span whose tracing is off forgets its error."""
+    """A span whose tracing is off forgets its error, and one whose tracing is on may be told less than there is."""
 
     @functools.wraps(original)
     def set_error(self: Any, error: Any) -> None:
@@ -112,7 +112,13 @@ def _note_tool_call(context: Any) -> None:
     """The SDK makes the tool's context right within the tool's span, in the task that runs the tool."""
     node = tree.current()
     if node is not None and node.kind == "function" and node.tool_call_id is None:
-        node.tool_call_id = context.tool_call_id
+        tree.tool_begins(node, context.tool_call_id)
+
+
+def _note_tool_result(result: Any) -> None:
+    node = tree.current()
+    if node is not None and node.kind == "function" and isinstance(result.run_item, ToolApprovalItem):
+        tree.tool_waits(node)
 
 
 def _note_handoff_call(item: Any) -> None:
@@ -135,6 +141,7 @@ def _note_handoff(item: Any) -> None:
 
 _NOTICES: dict[type, Callable[[Any], None]] = {
     ToolContext: _note_tool_call,
+    FunctionToolResult: _note_tool_result,
     HandoffCallItem: _note_handoff_call,
     HandoffOutputItem: _note_handoff,
 }
@@ -151,13 +158,18 @@ def _kept_for_us(original: Any) -> Any:
     return include_data
 
 
-def _own_key(original: property) -> property:
+def _own_key(original: Any) -> property:
     """Where a worker gave the environment a key that is not the user's, the SDK's exporter must not send with it."""
 
     def api_key(self: BackendSpanExporter) -> str | None:
-        key = original.fget(self)  # pyright: ignore[reportOptionalCall]
+        key = original.__get__(self, type(self))
         scope = current_scope()
-        ours = (STAND_IN_KEY, None if scope is None else scope.key)
-        return None if key in ours else key
+        return None if key == STAND_IN_KEY or (scope is not None and key == scope.key) else key
 
-    return property(api_key, original.fset)
+    def set_api_key(self: BackendSpanExporter, key: str | None) -> None:
+        if isinstance(original, functools.cached_property):  # before 0.22 of the SDK
+            vars(self)["api_key"] = key
+        else:
+            original.__set__(self, key)
+
+    return property(api_key, set_api_key)

@@ -5,6 +5,7 @@ whole readable call, as the SDK's span has it; there are then no tokens.
 """
 
 import json
+import logging
 import time
 from typing import Any
 
@@ -19,6 +20,7 @@ from leyden_openai_agents.tree import MODEL_SPANS, Node, Tree
 
 __all__ = ["LeydenTraceProcessor", "tree"]
 
+_log = logging.getLogger("leyden")
 tree = Tree()
 """One for the process: spans reach it through the adapter, through processors, or both, and count once."""
 
@@ -92,6 +94,8 @@ def _send_readable(node: Node, scope: Scope, outcome: str) -> None:
 def _send_tool(node: Node, scope: Scope) -> None:
     call_id = tree.asker(node)
     if call_id is None:
+        _log.warning("the tool %s ran, but no call is known that asked for it; it is not on record", node.data.name)
+    if call_id is None or node.waits:
         return
     use = ToolUse(
         id=node.id,
@@ -99,7 +103,7 @@ def _send_tool(node: Node, scope: Scope) -> None:
         tool_call_id=node.tool_call_id,
         name=node.data.name,
         arguments=_arguments(node.data.input),
-        result=readable(node.data.output) if node.error is None else None,
+        result=readable(node.data.output),
         error=node.error,
         started_at=node.started_at,
         finished_at=time.time(),

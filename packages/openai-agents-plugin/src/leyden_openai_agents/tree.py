@@ -50,6 +50,10 @@ class Node:
     handed: "tuple[str, str] | None" = None
     """Of what agents run in: the name of the agent that is next, and the call that handed off to it."""
     tool_call_id: str | None = None
+    asked_by: str | None = None
+    """Of a function that ran after the user had approved of it: the call that had asked for it, in an earlier run."""
+    waits: bool = False
+    """Of a function: it did not run, but waits for approval."""
     name: str | None = None
     """Of a handoff: the tool's name."""
     arguments: Any = None
@@ -80,12 +84,14 @@ class Node:
 
 
 class Tree:
-    """The spans that are alive. Nothing here is kept for longer than the SDK keeps the span."""
+    """The spans that are alive. None is kept for longer than the SDK keeps it."""
 
     def __init__(self) -> None:
         self._nodes: WeakKeyDictionary[Any, Node] = WeakKeyDictionary()
         self._roots: WeakKeyDictionary[Any, Node] = WeakKeyDictionary()
         """By trace, what agents run in where the user left out the SDK's task spans."""
+        self._waiting: dict[tuple[str, int, str], str] = {}
+        """By rollout, attempt and tool call id: who asked for a tool that waits for approval."""
 
     def begin(self, span: Any) -> None:
         """A span is about to start, and not yet current; again is once."""
@@ -121,7 +127,7 @@ class Tree:
         if node is None or node.ended:
             return None
         node.ended = True
-        if span.error is not None:
+        if span.error is not None and node.error is None:
             self.failed(span, span.error)
         raised = sys.exception()
         if raised is None or raised is node.surrounding or (isinstance(raised, GeneratorExit) and node.answered):
@@ -131,12 +137,17 @@ class Tree:
         return node
 
     def failed(self, span: Any, error: Any) -> None:
-        """The SDK's record of an error in one line; it holds the details apart, if the user lets it hold them."""
+        """Note an error: the exception if it is at hand, else the words of the SDK, which may leave out details."""
         node = self._nodes.get(span)
-        if node is not None:
-            details: dict[str, Any] = error.get("data") or {}
-            detail = details.get("error")
-            node.error = f"{error['message']}: {detail}" if detail else str(error["message"])
+        if node is None:
+            return
+        raised = sys.exception()
+        if node.kind == "function" and node.data.input is not None and raised not in (None, node.surrounding):
+            node.error = f"{type(raised).__name__}: {raised}"
+            return
+        details: dict[str, Any] = error.get("data") or {}
+        detail = details.get("error")
+        node.error = f"{error['message']}: {detail}" if detail else str(error["message"])
 
     def get(self, span: Any) -> Node | None:
         """The node of a span."""
@@ -167,7 +178,20 @@ class Tree:
     def asker(self, node: Node) -> str | None:
         """The call whose answer asked for this tool run or handoff."""
         turn = node.above("turn", "agent")
-        return turn.latest_call if turn is not None else None
+        return node.asked_by or (turn.latest_call if turn is not None else None)
+
+    def tool_begins(self, node: Node, tool_call_id: str) -> None:
+        """A function span is this tool call's."""
+        node.tool_call_id = tool_call_id
+        if node.scope is not None and self.asker(node) is None:
+            node.asked_by = self._waiting.pop((node.scope.rollout_id, node.scope.attempt, tool_call_id), None)
+
+    def tool_waits(self, node: Node) -> None:
+        """A tool needs the user's approval; if it is given, the tool runs in another run."""
+        node.waits = True
+        call_id = self.asker(node)
+        if node.scope is not None and node.tool_call_id is not None and call_id is not None:
+            self._waiting[node.scope.rollout_id, node.scope.attempt, node.tool_call_id] = call_id
 
     def handed_off(self, node: Node, call_id: str) -> None:
         """A handoff is complete: the next agent of this name in the same run was led to by this call."""

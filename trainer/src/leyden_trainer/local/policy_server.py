@@ -1,4 +1,4 @@
-"""The policy behind an OpenAI-compatible endpoint on loopback, in a thread of the trainer's process.
+"""The policy behind an OpenAI-compatible endpoint, in a thread of the trainer's process; on loopback unless told.
 
 Unlike a serving engine's it refuses what would bend the distribution, and says with which version of the weights each
 answer was sampled.
@@ -10,7 +10,6 @@ import hashlib
 import hmac
 import json
 import secrets
-import socket
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
@@ -21,7 +20,8 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from transformers import PreTrainedTokenizerBase
 
-from leyden.errors import BadInput, LeydenError, Unreachable
+from leyden.errors import BadConfig, BadInput, LeydenError, Unreachable
+from leyden.server.listening import is_loopback, listen, url_of
 from leyden_trainer.local.policy_answer import AnswerForm, Transcript
 from leyden_trainer.local.policy_request import ChatRequest, CompletionRequest, PolicyRequest, parse_request
 from leyden_trainer.local.rendering import Renderer
@@ -41,7 +41,15 @@ class ContextOverflow(BadInput):
 
 
 class PolicyServer:
-    """Serves one sampler. `key` is the bearer key that opens it; None: open to every local process."""
+    """Serves one sampler.
+
+    Args:
+        key: the bearer key that opens it; None, on loopback only: open to every process of this machine.
+        host: an address of this machine by which the gateway reaches it.
+
+    Raises:
+        BadConfig: the port is in use, the address is not one of this machine, or it is not loopback and has no key.
+    """
 
     def __init__(
         self,
@@ -59,8 +67,10 @@ class PolicyServer:
         self.key = key
         self.stop_ids = _stop_ids(sampler, tokenizer)
         self._renderer = Renderer(tokenizer)
-        self._socket = socket.create_server((host, port))
-        self.url = f"http://{host}:{self._socket.getsockname()[1]}/v1"
+        if not is_loopback(host) and not key:
+            raise BadConfig(f"refusing to serve the policy on {host} without a key")
+        self._socket = listen(host, port, setting="trainer.port")
+        self.url = f"{url_of(self._socket)}/v1"
         config = uvicorn.Config(
             self._app(), log_level="warning", access_log=False, ws="none", timeout_graceful_shutdown=STOP_GRACE_S
         )

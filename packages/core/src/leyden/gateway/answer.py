@@ -10,12 +10,10 @@ from typing import Any, cast
 from leyden.errors import BadInput
 from leyden.gateway.asked import Asked
 from leyden.gateway.json_text import is_object, is_objects
+from leyden.store.completeness import SENTINEL, is_possible
 from leyden.types import Choice
 
 __all__ = ["Answer", "check_tokens"]
-
-_ABSENT_LOGPROB = -9999.0
-"""What vLLM writes for minus infinity: such a token cannot have been sampled."""
 
 
 def check_tokens(token_ids: list[Any], logprobs: list[Any]) -> str | None:
@@ -26,8 +24,8 @@ def check_tokens(token_ids: list[Any], logprobs: list[Any]) -> str | None:
         return f"log-probabilities that are no numbers: {logprobs[:8]}"
     if len(token_ids) != len(logprobs):
         return f"{len(token_ids)} token ids and {len(logprobs)} log-probabilities"
-    if max(logprobs, default=0) > 0 or min(logprobs, default=0) <= _ABSENT_LOGPROB:
-        return f"log-probabilities from {min(logprobs)} to {max(logprobs)}, outside ({_ABSENT_LOGPROB}, 0]"
+    if logprobs and not is_possible(logprobs):
+        return f"log-probabilities from {min(logprobs)} to {max(logprobs)}, outside ({SENTINEL}, 0]"
     return None
 
 

@@ -18,6 +18,7 @@ from leyden.types import Endpoint
 __all__ = ["Endpoints", "Picked", "choose"]
 
 _FRESH_S = 0.05
+_APART_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ class Endpoints:
             return self._read
         async with self._lock:
             if self._begun_at < oldest:
+                # Many answers that end at about the same time share one look; one that ends alone does not wait.
+                await asyncio.sleep(max(0.0, self._begun_at + _APART_S - time.monotonic()))
                 begun_at = time.monotonic()
                 self._read = await self._store.endpoints()
                 self._begun_at = begun_at

@@ -12,7 +12,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
-import httpx
 from pydantic import ValidationError
 
 from leyden.errors import BadInput, LeaseLost, LeydenError
@@ -26,7 +25,7 @@ from leyden.gateway.held import HeldClock
 from leyden.gateway.json_text import is_object, load_object
 from leyden.gateway.rollouts import RunningRollouts
 from leyden.gateway.sse import DONE, EventParser
-from leyden.gateway.upstream import Upstream
+from leyden.gateway.upstream import Answering, Upstream
 from leyden.store.protocol import Store
 from leyden.types import Attempt, Call, CallStatus, Sampling, new_id
 
@@ -104,7 +103,7 @@ class Exchange:
     async def whole(self) -> bytes:
         """Forward a request without a stream; the body for the agent."""
         async with self._sending() as response:
-            raw = await response.aread()
+            raw = await response.read()
             body = self._load(raw)
             if not body.get("choices"):
                 raise self._unreadable(f"an answer without choices: {raw[:200]!r}")
@@ -117,7 +116,7 @@ class Exchange:
         async with self._sending() as response:
             await write(self.reply.opening())
             parser = EventParser()
-            async for received in response.aiter_bytes():
+            async for received in response.pieces():
                 early: list[bytes] = []
                 for data in parser.feed(received):
                     if data == DONE:
@@ -134,7 +133,7 @@ class Exchange:
         return b"".join(held_back)
 
     @asynccontextmanager
-    async def _sending(self) -> AsyncGenerator[httpx.Response]:
+    async def _sending(self) -> AsyncGenerator[Answering]:
         caller, parts = self.caller, self._parts
         clock = caller.running.held if caller.running is not None else HeldClock()
         self._picked = await parts.endpoints.pick(caller.rollout_id or caller.call_id, clock)
@@ -251,18 +250,23 @@ class Exchange:
 
 async def _unless_gone(work: Coroutine[Any, Any, _T], receive: Receive) -> _T:
     """The result of `work`, which is cancelled when the client leaves."""
+    current = asyncio.current_task()
+    assert current is not None
+    gone = False
 
     async def watch() -> None:
+        nonlocal gone
         while (await receive())["type"] != "http.disconnect":
             pass
+        gone = True
+        current.cancel()
 
-    working, watching = asyncio.create_task(work), asyncio.create_task(watch())
+    watching = asyncio.create_task(watch())
     try:
-        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientGone
-        return working.result()
+        return await work
+    except asyncio.CancelledError:
+        if gone and not current.uncancel():
+            raise ClientGone from None
+        raise
     finally:
-        working.cancel()
         watching.cancel()
-        await asyncio.gather(working, watching, return_exceptions=True)

@@ -6,7 +6,9 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 from leyden.types import Failure
 
-__all__ = ["Done", "Job", "Setup"]
+__all__ = ["LINE_LIMIT", "Done", "Job", "Setup"]
+
+LINE_LIMIT = 2**26  # bytes of one line
 
 
 class Message(BaseModel):

@@ -9,8 +9,7 @@ from typing import Self
 
 from leyden.errors import BadConfig
 from leyden.keys import STAND_IN_KEY
-from leyden.runner.messages import Done, Job, Setup
-from leyden.runner.worker import LINE_LIMIT
+from leyden.runner.messages import LINE_LIMIT, Done, Job, Setup
 from leyden.types import Failure
 
 __all__ = ["WorkerProcess"]

@@ -20,7 +20,7 @@ from leyden.capture import flush, install_capture
 from leyden.errors import BadConfig
 from leyden.runner.failures import judge
 from leyden.runner.held import held_s
-from leyden.runner.messages import Done, Job, Setup
+from leyden.runner.messages import LINE_LIMIT, Done, Job, Setup
 from leyden.runner.reference import load_function
 from leyden.scope import Routing, Scope, enter_scope, set_process_scope
 from leyden.types import Failure
@@ -29,7 +29,6 @@ __all__ = ["main"]
 
 FLUSH_S = 10.0
 CANCEL_GRACE_S = 2.0
-LINE_LIMIT = 2**26
 
 
 class Worker:

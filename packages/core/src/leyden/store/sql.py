@@ -20,6 +20,7 @@ from leyden.store.changes import QUEUE, Changes, calls_of, end_of
 from leyden.store.completeness import check
 from leyden.store.migrations import migrate
 from leyden.store.schema import calls, credits, endpoints, rewards, rollouts
+from leyden.store.settling import Settling
 from leyden.store.writer import Writer
 from leyden.types import Call, Claim, Credit, Endpoint, Mode, Outcome, Page, Reward, Rollout, RolloutStatus
 
@@ -36,7 +37,12 @@ class SqlStore:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._changes = Changes()
-        self._writer = Writer(_writing(engine), tick=lifecycle.expire, changed=self._changes.notify)
+        self._settling = Settling()
+        self._writer = Writer(_writing(engine), tick=lifecycle.expire, changed=self._changed)
+
+    def _changed(self) -> None:
+        self._settling.tell()
+        self._changes.notify()
 
     @classmethod
     def open(cls, place: str | Path) -> Self:
@@ -63,7 +69,7 @@ class SqlStore:
         return cls(engine)
 
     async def _write(self, operation: Callable[[Connection], T]) -> T:
-        return await asyncio.wrap_future(self._writer.submit(operation))
+        return await self._settling.result(self._writer.submit(operation))
 
     async def _read(self, operation: Callable[[Connection], T]) -> T:
         return await asyncio.to_thread(self._read_now, operation)
@@ -134,8 +140,8 @@ class SqlStore:
         """See `Store.record`."""
         for call in calls:
             check(call)
-        sorted_calls = [merge(call, call) for call in calls]  # a repeat is equal in whatever order its parts come
-        await self._write(lambda connection: records.record(connection, sorted_calls))
+        sorted_calls = [_in_order(call) for call in calls]
+        await self._settling.result(self._writer.submit_together(records.record_all, sorted_calls))
 
     async def reward(self, rewards: Sequence[Reward]) -> None:
         """See `Store.reward`."""
@@ -275,6 +281,12 @@ class SqlStore:
 def _check_lease(lease_s: float) -> None:
     if not 0 < lease_s < math.inf:
         raise BadInput(f"a lease must last a finite number of seconds above 0, got {lease_s}")
+
+
+def _in_order(call: Call) -> Call:
+    """The call with its parts in their order, so that a repeat is equal in whatever order they come."""
+    several = any(len(parts) > 1 for parts in (call.attempts, call.tools, call.captured_by))
+    return merge(call, call) if several else call
 
 
 def _anything_to_claim(connection: Connection) -> bool:

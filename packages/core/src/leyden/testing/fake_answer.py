@@ -6,6 +6,7 @@ Token ids and log-probabilities are in it only when the request asks for them, a
 import json
 import threading
 import time
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -140,17 +141,19 @@ def _prepare(
         prompt = tokenizer.chat_prompt(body["messages"], body.get("tools") or ())
     else:
         prompt = tokenizer.text_prompt(body["prompt"])
-    choices = [_choice(index, reply) for index, reply in enumerate(replies)]
+    choices = [_choice(index, reply, prompt) for index, reply in enumerate(replies)]
     for choice in choices if chat else ():
         tokenizer.remember(prompt, choice.message, choice.token_ids)
     asks_logprobs = bool(body.get("logprobs")) if chat else body.get("logprobs") is not None
     return prompt, choices, _Wanted(chat, bool(body.get("return_token_ids")), asks_logprobs)
 
 
-def _choice(index: int, reply: Reply) -> _Choice:
+def _choice(index: int, reply: Reply, prompt: tuple[int, ...]) -> _Choice:
+    # Tool call ids are never the same for two prompts, as with real servers, and always for one, so that runs compare.
+    asked = zlib.crc32(repr(prompt).encode())
     calls = [
         {
-            "id": f"call_{index}_{number}",
+            "id": f"call_{asked:08x}_{index}_{number}",
             "type": "function",
             "function": {"name": name, "arguments": json.dumps(arguments)},
         }

@@ -20,9 +20,11 @@ from agents import (
     input_guardrail,
     output_guardrail,
     set_trace_processors,
+    set_tracing_disabled,
 )
-from agents.tracing import TracingProcessor, get_trace_provider
+from agents.tracing import TracingProcessor, get_trace_provider, set_trace_provider
 from agents.tracing.processors import BackendSpanExporter
+from agents.tracing.provider import DefaultTraceProvider
 
 from leyden.capture import flush, install_capture, uninstall_capture
 from leyden.client import HttpStore
@@ -220,6 +222,51 @@ async def test_a_tool_that_waited_for_approval_is_recorded_once_under_the_call_t
     first, last = (await run(trial, [Reply(tool_calls=[("risky", {"number": 7})]), Reply("ok")], agent)).calls
     assert [(use.name, use.result, [use.tool_call_id]) for use in first.tools] == [("risky", 7, asked_ids(first))]
     assert last.tools == ()
+
+
+@pytest.fixture(params=["for the run", "by code", "by environment"])
+def config(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunConfig]:
+    """Tracing off, in each of the SDK's ways; the settings of a run that go with it."""
+    before = get_trace_provider()
+    if request.param == "by code":
+        set_tracing_disabled(True)
+    if request.param == "by environment":
+        monkeypatch.setenv("OPENAI_AGENTS_DISABLE_TRACING", "1")
+        set_trace_provider(DefaultTraceProvider())
+    yield RunConfig(tracing_disabled=request.param == "for the run")
+    set_trace_provider(before)
+    set_tracing_disabled(False)
+
+
+async def test_where_tracing_is_off_it_stays_off_and_nothing_lacks(trial: CaptureTrial, config: RunConfig) -> None:
+    add_trace_processor(user := Seen())
+
+    async def agent(build: Build) -> Any:
+        helper = build("helper", tools=[double, broken]).as_tool("helper", "Ask.")
+        boss = build("boss", tools=[helper], handoffs=[build("expert")])
+        return (await Runner.run(boss, "go", run_config=config)).final_output
+
+    replies = [
+        Reply(tool_calls=[("helper", {"input": "what?"})]),
+        Reply(tool_calls=[("double", {"number": 1}), ("broken", {"number": 2})]),
+        Reply("two"),
+        Reply(tool_calls=[("transfer_to_expert", {})]),
+        Reply("bye"),
+    ]
+    calls = (await run(trial, replies, agent)).calls
+    boss, helper, _, again, expert = calls
+    assert [told(call) for call in calls] == [
+        (("boss",), 1, None),
+        (("boss", "helper"), 1, boss.id),
+        (("boss", "helper"), 2, boss.id),
+        (("boss",), 2, None),
+        (("expert",), 3, again.id),
+    ]
+    assert [(use.kind, use.result) for use in boss.tools] == [("agent", "two")]
+    assert sorted((use.name, use.error) for use in helper.tools) == [("broken", "ValueError: no 2"), ("double", None)]
+    assert [(use.kind, use.result) for use in again.tools] == [("handoff", "expert")]
+    assert expert.tools == ()
+    assert user.kinds == []
 
 
 class Seen(TracingProcessor):

@@ -1,6 +1,6 @@
 """The adapter of the OpenAI Agents SDK keeps the contract of all adapters, whichever way the user has tracing."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import openai
@@ -12,7 +12,6 @@ from agents import (
     Runner,
     function_tool,
     set_trace_processors,
-    set_tracing_disabled,
 )
 from agents.result import RunResultBase
 from pydantic import BaseModel, JsonValue
@@ -113,16 +112,6 @@ class TestTracingOn(Agents, AdapterContract):
 
 
 class TestTracingOff(Agents, AdapterContract):
-    """`set_tracing_disabled(True)`, which is also what OPENAI_AGENTS_DISABLE_TRACING=1 comes to."""
-
-    @pytest.fixture(autouse=True)
-    def tracing_off(self) -> Iterator[None]:
-        set_tracing_disabled(True)
-        yield
-        set_tracing_disabled(False)
-
-
-class TestTracingOffForTheRun(Agents, AdapterContract):
     """`RunConfig(tracing_disabled=True)`."""
 
     config = RunConfig(tracing_disabled=True)

@@ -18,7 +18,8 @@ from leyden_trainer.config import TrainConfig
 __all__ = ["Server", "opened_server", "started_runner", "started_server"]
 
 READY_PREFIX = "leyden: serving on "
-STOP_GRACE_S = 20.0
+ROLLOUT_GRACE_S = 5.0
+STOP_GRACE_S = 20.0  # longer: the runner then gives back what has not ended
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ async def started_runner(config: TrainConfig, server: Server, folder: Path) -> A
     command = [agent.python or sys.executable, "-m", "leyden", "run", agent.function, "--forever"]
     command += ["--reward", config.reward.function, "--on-failure", str(config.reward.on_failure)]
     command += ["--server", server.url, "--concurrency", str(agent.concurrency)]
-    command += ["--timeout", str(agent.timeout_s), "--isolation", agent.isolation]
+    command += ["--timeout", str(agent.timeout_s), "--grace", str(ROLLOUT_GRACE_S), "--isolation", agent.isolation]
     if agent.models:
         command += ["--models", ",".join(agent.models)]
     if agent.passthrough:

@@ -56,6 +56,8 @@ async def run_training(
         state = RunState(**backend.resumed) if backend.resumed else RunState()
         journal = stack.enter_context(Journal(folder, from_step=state.step))
         died = None
+        if not config.server:
+            await _free(store, folder.name)
         if config.agent.runners:
             died = await stack.enter_async_context(started_runner(config, server, folder))
         if state.step:
@@ -80,3 +82,11 @@ async def run_training(
     write_summary(folder / "summary.json", summary)
     screen.summary(summary, str(folder))
     return summary
+
+
+async def _free(store: HttpStore, run: str) -> None:
+    """Release what runners of this run held when it was killed: they ended with it, and their leases would run on."""
+    page = await store.rollouts(run=run, status="running", limit=1000)
+    for rollout in page.rollouts:
+        assert rollout.runner is not None
+        await store.release(rollout.runner, [(rollout.id, rollout.attempt)])

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from leyden.server.serve import BackgroundServer
 from leyden.store import SqlStore
 from leyden.testing.fake_server import FakeServer, Reply
 from leyden.types import Rollout
@@ -19,7 +20,7 @@ AGENT = """
 import asyncio, os, threading
 import openai
 
-client = openai.OpenAI()
+client = openai.OpenAI(max_retries=0)
 
 def solve(task):
     print("working")
@@ -35,8 +36,21 @@ def solve(task):
         os._exit(3)
     if task.get("peek"):
         return os.environ.get("LEYDEN_KEY", "no key here")
+    if task.get("stream"):
+        messages = [{"role": "user", "content": task["say"]}]
+        return "".join(c.choices[0].delta.content for c in client.chat.completions.create(
+            model="gpt", messages=messages, stream=True) if c.choices)
     answer = client.chat.completions.create(model="gpt", messages=[{"role": "user", "content": task["say"]}])
     return answer.choices[0].message.content
+
+def solve_with_anthropic(task):
+    import anthropic
+
+    client = anthropic.Anthropic(max_retries=0)
+    answer = client.messages.create(
+        model="claude", max_tokens=9, messages=[{"role": "user", "content": task["say"]}]
+    )
+    return answer.content[0].text
 
 async def solve_async(task):
     await asyncio.sleep(0)
@@ -132,6 +146,17 @@ def test_isolated_rollouts_are_routed_too(folder: Path) -> None:
     assert (rollout.status, rollout.result) == ("succeeded", "good")
 
 
+def test_isolated_rollouts_on_anthropics_client_are_routed_and_none_of_the_users_secrets_go_with_them(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"):
+        monkeypatch.setenv(name, "a-secret")
+    monkeypatch.setenv("ANTHROPIC_CUSTOM_HEADERS", "Authorization: Bearer a-secret")
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://127.0.0.1:9")
+    _, rollouts = run(folder, [{"say": "x"}] * 2, "agent.py:solve_with_anthropic", "--isolation", "process")
+    assert [(r["status"], r["result"]) for r in rollouts] == [("succeeded", "good")] * 2
+
+
 def test_what_the_agent_does_wrong_is_data(folder: Path) -> None:
     out, rollouts = run(folder, [{"raise": 1}, {"hang": 1}], "--timeout", "1", "--on-failure", "-0.5")
     assert [(r.status, r.failure and r.failure.kind) for r in rollouts] == [
@@ -170,6 +195,48 @@ def test_without_a_reward_a_rollout_is_incomplete_and_says_what_to_do(folder: Pa
         done = leyden(folder, "run", "agent.py:solve", "--tasks", "tasks.jsonl", *model)
     assert "1 x it has no reward: name a reward function, or call leyden.reward(...) in the agent" in done.stdout
     assert rollouts_of(folder)[0].result == "good"
+
+
+def test_a_prompt_too_long_is_data_and_a_policy_that_dies_is_tried_again(folder: Path) -> None:
+    def answer(body: dict[str, Any], headers: object) -> Reply:
+        said = body["messages"][0]["content"]
+        if said == "long":
+            return Reply(status=400, error={"message": "This model's maximum context length is 8 tokens."})
+        return Reply("good", cut_after=1) if said == "cut" else Reply("good")
+
+    tasks = [{"say": "long"}, {"say": "cut"}, {"say": "x"}, {"say": "cut", "stream": 1}]
+    write_tasks(folder, tasks)
+    with FakeServer(answer) as policy:
+        model = ("--model-url", policy.url, "--model", "fake")
+        done = leyden(folder, "run", "agent.py:solve", "--tasks", "tasks.jsonl", "--reward", "reward.py:score", *model)
+    assert "Traceback" not in done.stderr
+    long, cut, good, stream = rollouts_of(folder)
+    assert (long.status, long.attempt, long.failure and long.failure.kind) == ("failed", 1, "context_overflow")
+    assert (good.status, good.result) == ("succeeded", "good")
+    for lost in (cut, stream):
+        assert (lost.status, lost.attempt, lost.failure and lost.failure.kind) == ("incomplete", 3, "infrastructure")
+        assert "3 of at most 3 attempts were lost" in lost.incomplete[0]
+
+
+def test_a_policy_that_is_down_is_named_with_what_to_do(folder: Path) -> None:
+    write_tasks(folder, [{"say": "x"}])
+    model = ("--model-url", "http://127.0.0.1:9/v1", "--model", "fake")
+    done = leyden(folder, "run", "agent.py:solve", "--tasks", "tasks.jsonl", "--reward", "reward.py:score", *model)
+    assert "endpoint policy at http://127.0.0.1:9/v1 did not answer" in done.stdout
+    assert "see whether its policy server runs, then try again" in done.stdout
+    assert rollouts_of(folder)[0].status == "incomplete"
+
+
+def test_a_server_that_refuses_the_key_is_one_line_with_what_to_do(folder: Path) -> None:
+    write_tasks(folder, [{"say": "x"}])
+    with BackgroundServer(folder / "store.sqlite") as server:
+        wanted = command("run", "agent.py:solve", "--tasks", "tasks.jsonl", "--server", server.url)
+        done = subprocess.run(
+            wanted, cwd=folder, capture_output=True, text=True, env={**ENVIRONMENT, "LEYDEN_KEY": "no"}, check=False
+        )
+    assert done.returncode == 1
+    assert "set LEYDEN_KEY to the key that `leyden serve` printed" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_ctrl_c_keeps_what_ends_in_time_and_a_second_one_puts_the_rest_back(folder: Path) -> None:

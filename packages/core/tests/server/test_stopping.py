@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -59,3 +60,15 @@ async def test_a_claim_is_not_made_for_a_runner_that_is_gone(server: BackgroundS
     (claim,) = await store.claim("bob", limit=1, lease_s=600, wait_s=60)
     assert claim.rollout.runner == "bob"
     await store.close()
+
+
+def test_a_port_in_use_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        command = [sys.executable, "-m", "leyden", "serve", "--store", str(tmp_path / "s.sqlite"), "--port", port]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
+    assert "choose another with --port" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "s.sqlite").exists()

@@ -33,6 +33,7 @@ def run(
     tries: Annotated[int, typer.Option(min=1, help="Rollouts for each task.")] = 1,
     concurrency: Annotated[int, typer.Option(min=1)] = 16,
     timeout: Annotated[float, typer.Option(help="Seconds for one rollout.")] = 120.0,
+    grace: Annotated[float, typer.Option(help="Seconds that rollouts may go on after a stop.")] = 20.0,
     isolation: Annotated[str, typer.Option(help="shared, or process: one process for each rollout.")] = "shared",
     on_failure: Annotated[float, typer.Option(help="Reward of a rollout whose agent fails.")] = 0.0,
     models: Annotated[str, typer.Option(help="Names of the models that are the policy, with commas; all.")] = "",
@@ -58,6 +59,7 @@ def run(
         on_failure=on_failure,
         concurrency=concurrency,
         timeout_s=timeout,
+        grace_s=grace,
         isolation="shared" if isolation == "shared" else "process",
         routing=Routing(_names(models), _names(passthrough)),
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from leyden.gateway.anthropic.door import MESSAGES, MessagesDoor
 from leyden.gateway.asked import CHAT, COMPLETIONS
 from leyden.gateway.door import Door
 from leyden.gateway.openai_door import OpenAIDoor
@@ -13,4 +14,5 @@ DOORS: Mapping[str, Door] = {
     CHAT: OpenAIDoor(CHAT),
     COMPLETIONS: OpenAIDoor(COMPLETIONS),
     RESPONSES: ResponsesDoor(),
+    MESSAGES: MessagesDoor(),
 }

@@ -69,8 +69,11 @@ def gateway_router(gateway: Gateway, access_of: AccessOf) -> APIRouter:
 
     async def other(request: Request) -> Response:
         """What others serve and this gateway does not."""
-        served = ", ".join(DOORS) + " and /v1/models"
-        return _refusal(fault(404, f"{request.url.path} is not served here; {served} are", code="not_served"))
+        path, served = request.url.path, ", ".join(DOORS) + " and /v1/models"
+        why = "; the gateway does not count tokens, the answer's usage does" if path.endswith("/count_tokens") else ""
+        error = fault(404, f"{path} is not served here{why}; {served} are", code="not_served")
+        door = next((door for own, door in DOORS.items() if path.startswith(f"{own}/")), None)
+        return _refusal(door.refusal(error) if door else error)
 
     router.add_api_route("/models", models, methods=["GET"], summary="Published models")
     router.add_api_route("/held", held, methods=["GET"], summary="Time held")

@@ -71,5 +71,14 @@ class Workers:
 
     def _routes(self, job: Job) -> dict[str, str]:
         """For clients that are not Python's `openai`, in this process or in those that it starts."""
-        url = f"{self._setup.server_url}/v1"
-        return {"OPENAI_BASE_URL": url, "OPENAI_API_BASE": url, "OPENAI_API_KEY": job.key or ""}
+        url, key = f"{self._setup.server_url}/v1", job.key or ""
+        return {
+            "OPENAI_BASE_URL": url,
+            "OPENAI_API_BASE": url,
+            "OPENAI_API_KEY": key,
+            "ANTHROPIC_BASE_URL": self._setup.server_url or "",  # its clients add /v1
+            "ANTHROPIC_API_KEY": key,
+            # The user's own would travel with it.
+            "ANTHROPIC_AUTH_TOKEN": "",
+            "ANTHROPIC_CUSTOM_HEADERS": "",
+        }

@@ -7,10 +7,10 @@ from typing import Any
 
 from leyden.errors import BadInput, NotFound
 from leyden.gateway.asked import Asked, checked
+from leyden.gateway.assistant import assistant_message
 from leyden.gateway.caller import Caller
 from leyden.gateway.fault import Fault, fault
 from leyden.gateway.json_text import load_object
-from leyden.gateway.responses.items import assistant_message
 from leyden.gateway.responses.reply import PREFIX, ResponsesReply
 from leyden.gateway.responses.request import CONTENT, chat_body
 from leyden.store.protocol import Store

@@ -8,26 +8,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from leyden.errors import BadInput
+from leyden.gateway.assistant import assistant_message, tool_call
 from leyden.gateway.json_text import is_objects
 from leyden.gateway.parts import chat_content, text_of
 
-__all__ = ["assistant_message", "chat_messages"]
+__all__ = ["chat_messages"]
 
 _ROLES = {"user": "user", "system": "system", "developer": "system"}
 """`developer` is this API's word for system; chat templates know only the older word, and may drop what they do not."""
-
-
-def assistant_message(
-    content: str | None, reasoning: str | None = None, tool_calls: Sequence[dict[str, Any]] = ()
-) -> dict[str, Any]:
-    """The model's own message as it is sent back to it."""
-    message: dict[str, Any] = {"role": "assistant", "content": content or ""}
-    if reasoning:
-        # vLLM reads the first name, SGLang and most chat templates the second.
-        message |= {"reasoning": reasoning, "reasoning_content": reasoning}
-    if tool_calls:
-        message["tool_calls"] = list(tool_calls)
-    return message
 
 
 def chat_messages(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -95,14 +83,14 @@ class _Turns:
 
     def _function_call(self, item: dict[str, Any], where: str) -> None:
         call_id, name, arguments = (_text(item, field, where) for field in ("call_id", "name", "arguments"))
-        call = {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+        call = tool_call(call_id, name, arguments)
         self._open_turn(unless=()).setdefault("tool_calls", []).append(call)
 
     def _open_turn(self, *, unless: Sequence[str]) -> dict[str, Any]:
         """The assistant's open message, or a new one if there is none, or if it has one of these already."""
         last = self.messages[-1] if self.messages else None
         if last is None or last["role"] != "assistant" or any(last.get(name) for name in unless):
-            last = {"role": "assistant"}
+            last = {"role": "assistant", "content": ""}
             self.messages.append(last)
         return last
 

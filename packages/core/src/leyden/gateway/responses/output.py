@@ -7,7 +7,7 @@ call still belongs to the one message, and no function call is done before it is
 from typing import Any
 
 from leyden.errors import BadInput
-from leyden.gateway.json_text import is_object, is_objects
+from leyden.gateway.assistant import CallPiece, Piece, piece_of
 
 __all__ = ["Event", "Output"]
 
@@ -37,22 +37,14 @@ class Output:
         """The events that one choice of a chat answer, or of a chunk, means.
 
         Raises:
-            BadInput: a tool call came without id or name.
+            BadInput: it is not of chat's form, or a tool call came without id or name.
         """
-        delta: dict[str, Any] = choice.get("delta") or choice.get("message") or {}
-        logprobs = self._new_logprobs(choice)
-        events: list[Event] = []
-        reasoning = _text(delta, "reasoning") or _text(delta, "reasoning_content")
-        if reasoning:
-            events += self._think(reasoning)
-        content = _text(delta, "content")
-        if content:
-            events += self._speak(content, logprobs)
-        calls: Any = delta.get("tool_calls") or []
-        if not is_objects(calls):
-            raise BadInput(f"tool calls that are no objects: {str(calls)[:80]}")
-        for number, call in enumerate(calls):
-            events += self._call(call.get("index", number), call)
+        piece = piece_of(choice)
+        logprobs = self._new_logprobs(piece)
+        events = self._think(piece.reasoning) if piece.reasoning else []
+        events += self._speak(piece.content, logprobs) if piece.content else []
+        for call in piece.calls:
+            events += self._call(call)
         return events
 
     def close(self, *, cut: bool) -> list[Event]:
@@ -63,16 +55,12 @@ class Output:
             events += self._done(index, item)
         return events
 
-    def _new_logprobs(self, choice: dict[str, Any]) -> list[dict[str, Any]]:
+    def _new_logprobs(self, piece: Piece) -> list[dict[str, Any]]:
         if not self._with_logprobs:
             return []
-        logprobs: dict[str, Any] = choice.get("logprobs") or {}
-        content: Any = logprobs.get("content") or []
-        if not is_objects(content):
-            raise BadInput(f"log-probabilities that are no objects: {str(content)[:80]}")
         new: list[dict[str, Any]] = [
             {**token, "bytes": token.get("bytes") or [], "top_logprobs": token.get("top_logprobs") or []}
-            for token in content
+            for token in piece.logprobs
         ]
         self._logprobs += new
         return new
@@ -114,22 +102,20 @@ class Output:
             events.append(self._of_item("response.output_text.delta", self._message, **fields))
         return events
 
-    def _call(self, number: int, call: dict[str, Any]) -> list[Event]:
-        function: Any = call.get("function") or {}
-        if not is_object(function):
-            raise BadInput(f"a tool call without a function: {str(call)[:120]}")
+    def _call(self, call: CallPiece) -> list[Event]:
         events: list[Event] = []
-        if number not in self._calls:
-            call_id, name = call.get("id"), function.get("name")
-            if not call_id or not name:
-                raise BadInput(f"a tool call without id or name: {str(call)[:120]}")
-            item = {"id": f"fc_{self._name}_{number}", "type": "function_call", "status": "in_progress"}
-            self._calls[number], added = self._add({**item, "call_id": call_id, "name": name, "arguments": ""})
+        if call.number not in self._calls:
+            if not call.id or not call.name:
+                raise BadInput(f"a tool call without id or name: {call}")
+            item = {"id": f"fc_{self._name}_{call.number}", "type": "function_call", "status": "in_progress"}
+            self._calls[call.number], added = self._add(
+                {**item, "call_id": call.id, "name": call.name, "arguments": ""}
+            )
             events.append(added)
-        index, arguments = self._calls[number], _text(function, "arguments")
-        if arguments:
-            self.items[index]["arguments"] += arguments
-            events.append(self._of_item("response.function_call_arguments.delta", index, delta=arguments))
+        index = self._calls[call.number]
+        if call.arguments:
+            self.items[index]["arguments"] += call.arguments
+            events.append(self._of_item("response.function_call_arguments.delta", index, delta=call.arguments))
         return events
 
     def _done(self, index: int, item: dict[str, Any]) -> list[Event]:
@@ -145,10 +131,3 @@ class Output:
             part["logprobs"] = self._logprobs
             said = self._of_item("response.output_text.done", index, **told, logprobs=self._logprobs)
         return [said, self._of_item("response.content_part.done", index, content_index=0, part=part), ended]
-
-
-def _text(owner: dict[str, Any], name: str) -> str:
-    value = owner.get(name)
-    if value is not None and not isinstance(value, str):
-        raise BadInput(f"{name} that is no text: {str(value)[:80]}")
-    return value or ""

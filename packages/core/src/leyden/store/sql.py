@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -40,9 +40,9 @@ class SqlStore:
         self._settling = Settling()
         self._writer = Writer(_writing(engine), tick=lifecycle.expire, changed=self._changed)
 
-    def _changed(self) -> None:
+    def _changed(self, touched: Collection[str]) -> None:
         self._settling.tell()
-        self._changes.notify()
+        self._changes.notify(touched)
 
     @classmethod
     def open(cls, place: str | Path) -> Self:

@@ -11,6 +11,7 @@ from leyden.tasks import read_tasks
 from leyden_trainer.assignment import configured_method
 from leyden_trainer.children import opened_server, started_runner
 from leyden_trainer.config import TrainConfig
+from leyden_trainer.experience import free_running
 from leyden_trainer.journal import Journal
 from leyden_trainer.judge import Judge
 from leyden_trainer.local.backend import LocalBackend
@@ -57,7 +58,7 @@ async def run_training(
         journal = stack.enter_context(Journal(folder, from_step=state.step))
         died = None
         if not config.server:
-            await _free(store, folder.name)
+            await free_running(store, folder.name)
         if config.agent.runners:
             died = await stack.enter_async_context(started_runner(config, server, folder))
         if state.step:
@@ -82,11 +83,3 @@ async def run_training(
     write_summary(folder / "summary.json", summary)
     screen.summary(summary, str(folder))
     return summary
-
-
-async def _free(store: HttpStore, run: str) -> None:
-    """Release what runners of this run held when it was killed: they ended with it, and their leases would run on."""
-    page = await store.rollouts(run=run, status="running", limit=1000)
-    for rollout in page.rollouts:
-        assert rollout.runner is not None
-        await store.release(rollout.runner, [(rollout.id, rollout.attempt)])

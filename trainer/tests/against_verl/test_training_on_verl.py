@@ -1,4 +1,4 @@
-"""`leyden train` on the real stack: LangGraph's SDK, gateway, verl's own vLLM servers, store, credit, FSDP2, on a CPU."""
+"""`leyden train` on the real stack on a CPU: LangGraph, gateway, verl's own vLLM servers, store, credit, FSDP2."""
 
 import dataclasses
 import json

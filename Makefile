@@ -5,9 +5,10 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+FRAMEWORKS := openai1 openai3 crewai
 PACKAGES := packages/core packages/langchain-plugin packages/openai-agents-plugin packages/autogen-plugin trainer
 
-.PHONY: train test test-verl check wheels clean
+.PHONY: train test test-verl test-frameworks check wheels clean
 
 train: $(INSTALLED)
 	$(BIN)/python examples/calculator_langgraph/make_tasks.py
@@ -22,10 +23,24 @@ test: $(INSTALLED)
 test-verl: $(INSTALLED) .venv-verl/.installed
 	.venv-verl/bin/python -m pytest trainer/tests/against_verl
 
+# Frameworks without an adapter, where their pins conflict each in an environment of its own. One that is missing there is
+# a failure: without it pytest collects no test.
+test-frameworks: $(FRAMEWORKS:%=test-framework-%)
+
+$(FRAMEWORKS:%=test-framework-%): test-framework-%: .venv-frameworks-%/.installed
+	$(<D)/bin/python -m pytest packages/core/tests/frameworks/test_$*.py $(ARGS)
+
+$(FRAMEWORKS:%=.venv-frameworks-%/.installed): .venv-frameworks-%/.installed: \
+		packages/core/tests/frameworks/requirements-%.txt packages/core/pyproject.toml
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet $(PIP_ARGS) -r $< -e packages/core
+	touch $@
+
 check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	for version in 3.12 3.13; do $(BIN)/pyright --pythonversion $$version packages/*/src || exit 1; done
 
 # A benchmark with a requirements file of its own (peers to compare with) gets an environment of its own.
 bench-%: $(INSTALLED)

@@ -123,7 +123,9 @@ def litellm(folder: Path, direct: Door) -> Iterator[Door]:
     """LiteLLM's proxy, which records nothing."""
     log, port, config = folder / "litellm.log", _port(), folder / "litellm.yaml"
     model = {"model": "hosted_vllm/stub", "api_base": direct.clients[0]["base_url"], "api_key": "none"}
-    config.write_text(json.dumps({"model_list": [{"model_name": "stub", "litellm_params": model}]}))
+    settings = {"dangerously_permit_weak_or_unset_master_key": True}  # it may skip its check of keys
+    models = [{"model_name": "stub", "litellm_params": model}]
+    config.write_text(json.dumps({"model_list": models, "general_settings": settings}))
     program = Path(sys.executable).with_name("litellm")
     if not program.exists():
         raise CannotStart("litellm is not installed beside this Python; `make bench-gateway` installs it")

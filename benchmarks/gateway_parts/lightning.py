@@ -11,7 +11,7 @@ import agentlightning as agl  # pyright: ignore[reportMissingImports]  # it is i
 
 
 async def _serve(port: int, policy: str, rollouts: int) -> None:
-    store = agl.InMemoryLightningStore()
+    store = agl.InMemoryLightningStore(thread_safe=True)
     model = {"model_name": "stub", "litellm_params": {"model": "hosted_vllm/stub", "api_base": policy}}
     proxy = agl.LLMProxy(port=port, model_list=[model], store=store, launch_mode="thread", host="127.0.0.1")
     await proxy.start()

@@ -349,6 +349,21 @@ def test_many_clients_at_once_get_their_own_answers(server, tokenizer):
             assert list(pool.map(text, range(24))) == alone
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_next_turn_begins_with_the_tokens_of_the_last(client, stream):
+    """An untrained model's bytes are often no text at all, so no rendering of its messages could give them back."""
+    messages, tokens = list(QUESTION), []
+    for seed in range(3):
+        fields = {"logprobs": True, "seed": seed, "extra_body": {"return_token_ids": True}, "messages": messages}
+        answer = ask(client, stream=stream, extra_headers={"X-Leyden-Rollout": "r/1"}, **fields)
+        chunks = list(answer) if stream else [answer]
+        prompt, parts = chunks[0].prompt_token_ids, [chunk.choices[0] for chunk in chunks]
+        assert prompt[: len(tokens)] == tokens
+        tokens = prompt + [token for part in parts for token in part.token_ids]
+        said = "".join((part.delta if stream else part.message).content or "" for part in parts)
+        messages = [*messages, {"role": "assistant", "content": said}, {"role": "user", "content": "and in Rome"}]
+
+
 def test_it_serves_on_the_address_that_it_is_given(sampler, tokenizer):
     server = PolicyServer(sampler, tokenizer, model_name="tiny", key="secret", host="127.0.0.2")
     server.start()

@@ -17,14 +17,22 @@ def answered(calls: Sequence[Call]) -> list[tuple[Call, Attempt]]:
 
 
 def continued(calls: Sequence[Call]) -> tuple[int, int]:
-    """Of one rollout: how many calls begin with all tokens of an earlier one and its answer, and how many could."""
-    seen: list[tuple[int, ...]] = []
+    """Of one rollout: how many calls go on with all tokens of an earlier one and its answer, and how many could.
+
+    As in training rows: what a call continued is taken, and a call whose tokens are not all there continues nothing.
+    """
+    rows: list[tuple[int, ...]] = []
     count = 0
     answers = answered(calls)
     for _, answer in answers:
-        prompt = answer.prompt_token_ids or ()
-        count += any(prompt[: len(row)] == row for row in seen)
-        seen += [(*prompt, *(choice.token_ids or ())) for choice in answer.choices]
+        prompt = answer.prompt_token_ids
+        if prompt is None or not all(choice.token_ids for choice in answer.choices):
+            continue
+        row = max((row for row in rows if prompt[: len(row)] == row), key=len, default=None)
+        if row is not None:
+            rows.remove(row)
+            count += 1
+        rows += [(*prompt, *(choice.token_ids or ())) for choice in answer.choices]
     return count, max(len(answers) - 1, 0)
 
 

@@ -38,6 +38,8 @@ def solve(task):
     return os.getpid()
 
 async def stubborn(task):
+    if task == "block":
+        never.wait()
     if task == "exit":
         sys.exit(3)
     if task == "cancel":
@@ -103,6 +105,16 @@ async def test_an_async_agent_that_ignores_its_end_is_abandoned_too(folder: Path
     await workers.start()
     done = await workers.run(job("hang", "hang", 0.01))
     assert (done.failure and done.failure.kind, done.abandoned) == ("timeout", 1)
+    assert (await workers.run(job("next"))).status == "returned"
+    await workers.stop()
+
+
+async def test_an_async_agent_that_blocks_the_loop_ends_its_worker_and_is_named(folder: Path) -> None:
+    workers = Workers(setup(agent="agent.py:stubborn"))
+    await workers.start()
+    done = await workers.run(job("blocks", "block", 0.5))
+    assert done.status == "lost"
+    assert "an async agent blocked the event loop for longer than its time limit" in str(done.failure)
     assert (await workers.run(job("next"))).status == "returned"
     await workers.stop()
 

@@ -30,6 +30,8 @@ def install_handler(handler: "LeydenCallbackHandler | None") -> None:
     """Let this handler capture for all; None: the handlers given by hand do so each for themselves."""
     global _installed
     _installed = handler
+    if handler is not None:
+        handler.by_hand = False
 
 
 class LeydenCallbackHandler(BaseCallbackHandler):
@@ -42,11 +44,12 @@ class LeydenCallbackHandler(BaseCallbackHandler):
 
     def __init__(self) -> None:
         self.runs = Runs()
+        self.by_hand = True
 
     @property
     def ignored(self) -> bool:
-        """Whether another handler captures in its place, or the adapter's own is uninstalled."""
-        return _installed is not self
+        """Whether another handler captures in its place; the adapter's own is ignored once it is uninstalled."""
+        return _installed is not self and (_installed is not None or not self.by_hand)
 
     @property
     def ignore_chain(self) -> bool:

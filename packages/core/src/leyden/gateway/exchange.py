@@ -145,7 +145,9 @@ class Exchange:
                 call_number = await parts.rollouts.call_number(caller.running, caller.call_id)
         endpoint = self._picked.endpoint
         body, self._sent = self.asked.for_policy(sampling, endpoint.model, call_number)
-        async with parts.upstream.post(endpoint, self.asked.policy_path, body, self._id) as response:
+        rollout = f"{caller.rollout_id}/{caller.attempt}" if caller.rollout_id else None
+        path = self.asked.policy_path
+        async with parts.upstream.post(endpoint, path, body, request_id=self._id, rollout=rollout) as response:
             yield response
 
     def _load(self, raw: bytes) -> dict[str, Any]:

@@ -6,6 +6,7 @@ It does not retry: the agent's client does, under the same call id, and each try
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 
@@ -65,14 +66,18 @@ class Upstream:
 
     @asynccontextmanager
     async def post(
-        self, endpoint: Endpoint, path: str, body: dict[str, Any], request_id: str
+        self, endpoint: Endpoint, path: str, body: dict[str, Any], *, request_id: str, rollout: str | None
     ) -> AsyncGenerator[Answering]:
         """An answer of the policy server, with status 200, still to be read.
+
+        `rollout` tells it whose earlier answers these messages may continue.
 
         Raises:
             Fault: the server refused (with its own body), or died before or while the block reads.
         """
         headers = {"content-type": "application/json", "accept-encoding": "identity", "x-request-id": request_id}
+        if rollout is not None:
+            headers["x-leyden-rollout"] = quote(rollout)
         if endpoint.key is not None:
             headers["authorization"] = f"Bearer {endpoint.key}"
         url = endpoint.url.rstrip("/") + path.removeprefix("/v1")

@@ -10,6 +10,7 @@ from typing import Self
 from leyden.errors import BadConfig
 from leyden.keys import STAND_IN_KEY
 from leyden.runner.messages import LINE_LIMIT, Done, Job, Setup
+from leyden.runner.watchdog import BLOCKED_STATUS
 from leyden.types import Failure
 
 __all__ = ["WorkerProcess"]
@@ -113,7 +114,13 @@ class WorkerProcess:
 
 
 def _died(code: int | None) -> Failure:
-    return Failure(kind="infrastructure", message=f"the worker process ended with exit status {code}")
+    message = f"the worker process ended with exit status {code}"
+    if code == BLOCKED_STATUS:
+        message += (
+            ": an async agent blocked the event loop for longer than its time limit; await what takes long, or make "
+            "the agent a plain def"
+        )
+    return Failure(kind="infrastructure", message=message)
 
 
 def _lost(key: tuple[str, int], failure: Failure) -> Done:

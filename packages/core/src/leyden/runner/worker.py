@@ -22,6 +22,7 @@ from leyden.runner.failures import judge
 from leyden.runner.held import held_s
 from leyden.runner.messages import LINE_LIMIT, Done, Job, Setup
 from leyden.runner.reference import load_function
+from leyden.runner.watchdog import watch_loop
 from leyden.scope import Routing, Scope, enter_scope, set_process_scope
 from leyden.types import Failure
 
@@ -39,6 +40,7 @@ class Worker:
         self._agent = agent
         self._writer = writer
         self._running: dict[tuple[str, int], asyncio.Task[None]] = {}
+        self._longest_s: float | None = None
         self._abandoned: list[threading.Thread | asyncio.Task[Any]] = []
 
     def take(self, job: Job) -> None:
@@ -49,8 +51,18 @@ class Worker:
             if task is not None:
                 task.cancel()
             return
+        self._longest_s = max(job.timeout_s, self._longest_s or 0.0)
         self._running[key] = asyncio.create_task(self._run(job))
-        self._running[key].add_done_callback(lambda _: self._running.pop(key, None))
+        self._running[key].add_done_callback(lambda _: self._ended(key))
+
+    def _ended(self, key: tuple[str, int]) -> None:
+        self._running.pop(key, None)
+        if not self._running:
+            self._longest_s = None
+
+    def longest_limit_s(self) -> float | None:
+        """The longest time limit of the runs under way; None if there are none."""
+        return self._longest_s
 
     async def _run(self, job: Job) -> None:
         routing = Routing(self._setup.models, self._setup.passthrough)
@@ -198,6 +210,7 @@ async def _serve(descriptor: int) -> None:
         failure = judge(error).failure.model_copy(update={"message": f"cannot import {setup.agent}: {error}"})
         writer.write(Done(status="failed", failure=failure).model_dump_json().encode() + b"\n")
         return
+    watch_loop(worker.longest_limit_s)
     worker.say(Done())
     while line := await reader.readline():
         worker.take(Job.model_validate_json(line))

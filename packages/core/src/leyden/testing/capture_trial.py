@@ -17,7 +17,7 @@ from leyden.client import HttpStore
 from leyden.scope import Scope, enter_scope
 from leyden.server.serve import BackgroundServer
 from leyden.testing.fake_server import FakeServer, Received, Reply
-from leyden.types import Call, Endpoint, Failure, Outcome, Reward, Rollout, new_id
+from leyden.types import Call, Endpoint, Failure, Mode, Outcome, Reward, Rollout, new_id
 
 __all__ = ["Agent", "CaptureTrial", "Captured", "Script", "nowhere"]
 
@@ -47,13 +47,20 @@ class Captured:
 
 
 class CaptureTrial:
-    """`async with CaptureTrial(folder, script) as trial:`; capture must be installed for `captured`."""
+    """`async with CaptureTrial(folder, script) as trial:`; capture must be installed for `captured`.
 
-    def __init__(self, folder: Path, script: Script) -> None:
+    Args:
+        folder: for the store.
+        script: what the policy answers.
+        gateway: False: rollouts are traced; agents ask the policy itself, at `trial.policy.url`.
+    """
+
+    def __init__(self, folder: Path, script: Script, *, gateway: bool = True) -> None:
         self.script = script
         """What the policy answers; may be replaced between two runs."""
         self.policy = FakeServer(self._answer)
         self.server = BackgroundServer(folder / "store.sqlite")
+        self._gateway = gateway
         self._claiming = asyncio.Lock()
         self._stack = AsyncExitStack()
 
@@ -94,22 +101,24 @@ class CaptureTrial:
 
         Args:
             task: becomes the rollout's id too.
-            url: the agent's base URL; None: one at which nobody listens.
+            url: the agent's base URL; None: one at which nobody listens, or without a gateway the policy's.
             server_url: another way to the Leyden server.
             flush_s: how long what the adapter recorded may take to be sent.
         """
         before = len(self.policy.requests)
+        url = url or (nowhere() if self._gateway else self.policy.url)
         scope = await self.claimed(task, server_url)
         with enter_scope(scope):
-            result, error = await _outcome(agent, task, url or nowhere())
+            result, error = await _outcome(agent, task, url)
         return await self.finished(scope, result, error, before=before, flush_s=flush_s)
 
     async def claimed(self, rollout_id: str, server_url: str | None = None) -> Scope:
         """The scope of a new rollout that runs."""
+        mode: Mode = "train" if self._gateway else "trace"
         async with self._claiming:
-            await self.store.queue([Rollout(id=rollout_id, task=rollout_id, mode="train")])
+            await self.store.queue([Rollout(id=rollout_id, task=rollout_id, mode=mode)])
             (claim,) = await self.store.claim("trial", limit=1, lease_s=600)
-        return Scope(rollout_id, 1, server_url or self.server.url, claim.key)
+        return Scope(rollout_id, 1, server_url or self.server.url, claim.key, gateway=self._gateway)
 
     async def finished(
         self,

@@ -20,7 +20,7 @@ test: $(INSTALLED)
 	$(if $(ARGS),,$(MAKE) test-verl)
 
 # Credit and loss against verl's own functions, in an environment of its own (verl pins what transformers we may not).
-test-verl: .venv-verl/.installed
+test-verl: $(INSTALLED) .venv-verl/.installed
 	.venv-verl/bin/python -m pytest trainer/tests/against_verl
 
 # Frameworks without an adapter, where their pins conflict each in an environment of its own. One that is missing there is
@@ -60,10 +60,13 @@ $(INSTALLED): constraints.txt requirements-dev.txt $(PACKAGES:=/pyproject.toml)
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -r requirements-dev.txt $(PACKAGES:%=-e %)
 	touch $@
 
+# torchvision and its kin come as CUDA builds, which the CPU's torch cannot load; text models run without them.
 .venv-verl/.installed: constraints-verl.txt requirements-verl.txt packages/core/pyproject.toml trainer/pyproject.toml
 	$(PYTHON) -m venv .venv-verl
 	.venv-verl/bin/python -m pip install --quiet $(PIP_ARGS) torch==2.13.0
-	.venv-verl/bin/python -m pip install --quiet $(PIP_ARGS) -c constraints-verl.txt -r requirements-verl.txt -e packages/core -e trainer
+	.venv-verl/bin/python -m pip install --quiet $(PIP_ARGS) -c constraints-verl.txt -r requirements-verl.txt \
+		-e packages/core -e trainer[verl] trainer/vllm-name
+	.venv-verl/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
 	touch $@
 
 clean:

@@ -11,11 +11,11 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
 
-from leyden.errors import TrainingStopped
+from leyden.errors import BadConfig, TrainingStopped
 from leyden.keys import new_operator_key
 from leyden_trainer.config import TrainConfig
 
-__all__ = ["Server", "started_runner", "started_server"]
+__all__ = ["Server", "opened_server", "started_runner", "started_server"]
 
 READY_PREFIX = "leyden: serving on "
 ROLLOUT_GRACE_S = 5.0
@@ -28,6 +28,22 @@ class Server:
 
     url: str
     key: str
+
+
+@contextlib.asynccontextmanager
+async def opened_server(config: TrainConfig, folder: Path, key: str | None) -> AsyncGenerator[Server]:
+    """The server that the configuration names, which `key` opens, or one of its own.
+
+    Raises:
+        BadConfig: a server is named, and no key was given.
+    """
+    if not config.server:
+        async with started_server(folder) as server:
+            yield server
+        return
+    if key is None:
+        raise BadConfig(f"server = {config.server} needs its operator's key in LEYDEN_KEY; `leyden serve` printed it")
+    yield Server(config.server, key)
 
 
 @contextlib.asynccontextmanager

@@ -187,7 +187,12 @@ class OptimizerConfig(Section):
 
 
 class TrainerConfig(Section):
-    backend: Literal["local"] = "local"
+    backend: Literal["local", "verl"] = "local"
+    """local: one process, for a laptop or one GPU. verl: Ray, FSDP2 and vLLM (install `leyden-trainer[verl]`)."""
+    verl: dict[str, Any] = Field(default_factory=dict[str, Any])
+    """Any option of verl's own, by its name there, laid over what the rest of this configuration says."""
+    ray_address: str = ""
+    """A Ray cluster to join ("auto", or ray://HOST:PORT); empty: one of its own on this machine."""
     steps: int = Field(default=12, ge=1)
     tasks_per_step: int = Field(default=8, ge=1)
     rollouts_per_task: int = Field(default=8, ge=1)

@@ -21,6 +21,7 @@ test: $(INSTALLED)
 
 # Credit and loss against verl's own functions, in an environment of its own (verl pins what transformers we may not).
 test-verl: $(INSTALLED) .venv-verl/.installed
+	$(BIN)/pyright -p trainer/pyright-verl.json
 	.venv-verl/bin/python -m pytest trainer/tests/against_verl
 
 # Frameworks without an adapter, where their pins conflict each in an environment of its own. One that is missing there is

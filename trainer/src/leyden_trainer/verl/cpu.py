@@ -58,9 +58,17 @@ _MODULE = _device_module()
 class CpuPlatform(PlatformBase):
     """Chosen by VERL_PLATFORM=cpu alone: `is_platform_available` is False, so that no machine with a GPU gets it."""
 
-    device_name = property(lambda self: "cpu")
-    vendor_name = property(lambda self: "cpu")
-    device_module = property(lambda self: _MODULE)
+    @property
+    def device_name(self) -> str:
+        return "cpu"
+
+    @property
+    def vendor_name(self) -> str:
+        return "cpu"
+
+    @property
+    def device_module(self) -> _DeviceModule:
+        return _MODULE
 
     def is_available(self) -> bool:
         return True
@@ -68,8 +76,8 @@ class CpuPlatform(PlatformBase):
     def is_platform_available(self, use_smi_check: bool = False) -> bool:
         return False
 
-    def current_device(self) -> torch.device:
-        return torch.device("cpu")
+    def current_device(self) -> torch.device:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return torch.device("cpu")  # verl passes it on as a device; an index would mean a GPU
 
     def device_count(self) -> int:
         return 1

@@ -32,4 +32,4 @@ class CpuWorkerExtension(vLLMColocateWorkerExtension):
             zmq_handle=self._get_zmq_handle(), device=torch.device("cpu"), use_shm=use_shm
         )
         receiver.receive_weights(on_bucket_received=keep)
-        self.reload_weights(weights_iterator=iter(received))
+        self.reload_weights(weights_iterator=iter(received))  # pyright: ignore[reportAttributeAccessIssue]  # the worker's

@@ -25,8 +25,8 @@ class TransferredScores:
         names = ["old_log_probs", *(["values"] if with_values else [])]
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=names)
         self._experience = experience
-        self._logprobs = dict(zip(batch.keys, data["old_log_probs"].unbind(), strict=True))
-        self.values = dict(zip(batch.keys, data["values"].unbind(), strict=True)) if with_values else {}
+        self._logprobs = dict(zip(batch.keys, data["old_log_probs"].unbind(0), strict=True))
+        self.values = dict(zip(batch.keys, data["values"].unbind(0), strict=True)) if with_values else {}
         """The critic's, by verl's key; empty without one."""
 
     async def score(self, rows: Sequence[TrainingRow]) -> list[RowScores]:

@@ -15,6 +15,7 @@ from typing import Any
 import ray
 import torch
 from omegaconf import OmegaConf
+from ray.exceptions import RayTaskError
 from rich.console import Console
 
 from leyden.errors import BadConfig, TrainingStopped
@@ -65,9 +66,9 @@ async def run_training(
         await stack.enter_async_context(_ray(config, settings, folder))
         from leyden_trainer.verl.task_runner import Job, TaskRunner
 
-        runner = ray.remote(num_cpus=1)(TaskRunner).remote(
-            Job(config, folder, server.url, server.key, judge_key, on_cpu)
-        )
+        job = Job(config, folder, server.url, server.key, judge_key, on_cpu)
+        actor: Any = ray.remote(num_cpus=1)(TaskRunner)
+        runner = actor.remote(job)
         await _until_done(runner.run.remote(settings), died)
     summary = _summary(config, folder, time.perf_counter() - began)
     write_summary(folder / "summary.json", summary)
@@ -144,7 +145,7 @@ async def _until_done(running: Any, runner_died: asyncio.Task[str] | None) -> No
 async def _awaited(running: Any) -> None:
     try:
         await running
-    except ray.exceptions.RayTaskError as error:
+    except RayTaskError as error:
         if isinstance(error.cause, TrainingStopped):
             raise TrainingStopped(str(error.cause)) from error
         raise

@@ -66,7 +66,7 @@ class TaskRunner:
             trainer.resume(journal, memory)
             trainer.agent_loop_manager = manager
             trainer.serve(held=False)
-            trainer.fit(manager)
+            trainer.fit(manager)  # pyright: ignore[reportArgumentType]  # verl asks for two methods of it
 
 
 def _last_record(folder: Path, step: int) -> dict[str, float]:

@@ -5,9 +5,10 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-PACKAGES := packages/core packages/langchain-plugin trainer
+FRAMEWORKS := openai1 openai3 crewai
+PACKAGES := packages/core packages/langchain-plugin packages/openai-agents-plugin packages/autogen-plugin trainer
 
-.PHONY: train test test-verl check wheels clean
+.PHONY: train test test-verl test-frameworks check wheels clean
 
 train: $(INSTALLED)
 	$(BIN)/python examples/calculator_langgraph/make_tasks.py
@@ -19,13 +20,28 @@ test: $(INSTALLED)
 	$(if $(ARGS),,$(MAKE) test-verl)
 
 # Credit and loss against verl's own functions, in an environment of its own (verl pins what transformers we may not).
-test-verl: .venv-verl/.installed
+test-verl: $(INSTALLED) .venv-verl/.installed
+	$(BIN)/pyright -p trainer/pyright-verl.json
 	.venv-verl/bin/python -m pytest trainer/tests/against_verl
+
+# Frameworks without an adapter, where their pins conflict each in an environment of its own. One that is missing there is
+# a failure: without it pytest collects no test.
+test-frameworks: $(FRAMEWORKS:%=test-framework-%)
+
+$(FRAMEWORKS:%=test-framework-%): test-framework-%: .venv-frameworks-%/.installed
+	$(<D)/bin/python -m pytest packages/core/tests/frameworks/test_$*.py $(ARGS)
+
+$(FRAMEWORKS:%=.venv-frameworks-%/.installed): .venv-frameworks-%/.installed: \
+		packages/core/tests/frameworks/requirements-%.txt packages/core/pyproject.toml
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet $(PIP_ARGS) -r $< -e packages/core
+	touch $@
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	for version in 3.12 3.13; do $(BIN)/pyright --pythonversion $$version packages/*/src || exit 1; done
 
 # A benchmark with a requirements file of its own (peers to compare with) gets an environment of its own.
 bench-%: $(INSTALLED)
@@ -45,10 +61,13 @@ $(INSTALLED): constraints.txt requirements-dev.txt $(PACKAGES:=/pyproject.toml)
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -r requirements-dev.txt $(PACKAGES:%=-e %)
 	touch $@
 
+# torchvision and its kin come as CUDA builds, which the CPU's torch cannot load; text models run without them.
 .venv-verl/.installed: constraints-verl.txt requirements-verl.txt packages/core/pyproject.toml trainer/pyproject.toml
 	$(PYTHON) -m venv .venv-verl
 	.venv-verl/bin/python -m pip install --quiet $(PIP_ARGS) torch==2.13.0
-	.venv-verl/bin/python -m pip install --quiet $(PIP_ARGS) -c constraints-verl.txt -r requirements-verl.txt -e packages/core -e trainer
+	.venv-verl/bin/python -m pip install --quiet $(PIP_ARGS) -c constraints-verl.txt -r requirements-verl.txt \
+		-e packages/core -e trainer[verl] trainer/vllm-name
+	.venv-verl/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
 	touch $@
 
 clean:

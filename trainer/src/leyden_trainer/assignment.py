@@ -7,18 +7,18 @@ import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from leyden.errors import TrainingStopped
-from leyden_trainer.backend import Backend
+from leyden.errors import BadConfig, TrainingStopped
 from leyden_trainer.config import TrainConfig
-from leyden_trainer.credit import Advantage, CallValues, CreditMethod, Memory, assign, valued, view
+from leyden_trainer.credit import Advantage, CallValues, CreditMethod, Memory, assign, credit_method, valued, view
 from leyden_trainer.experience import Member
 from leyden_trainer.importance import ImportanceStats, mismatch, reweighted
 from leyden_trainer.rows import RowScores, TrainingRow
 from leyden_trainer.transitions import Transition
 from leyden_trainer.weights import training_rows
 
-__all__ = ["Assignment", "assigned", "call_values", "explained_variance", "has_signal"]
+__all__ = ["Assignment", "Scorer", "assigned", "call_values", "configured_method", "explained_variance", "has_signal"]
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,47 @@ class Assignment:
     explained_variance: float | None
 
 
+def configured_method(config: TrainConfig) -> CreditMethod:
+    """The credit method that the configuration names, with its options and the agents that it trains.
+
+    Raises:
+        BadConfig: there is none, or it does not go with the rest.
+    """
+    method = credit_method(config.credit.method, options=config.credit.options, agents=config.credit.agents)
+    if method.needs_critic and config.trainer.dynamic_sampling:
+        raise BadConfig(
+            f"trainer.dynamic_sampling leaves out groups of equal rewards, but credit.method = {method.name!r} learns "
+            "from them too, by its critic; leave one of the two out"
+        )
+    return method
+
+
+class Scorer(Protocol):
+    """The part of a backend that credit needs."""
+
+    async def score(self, rows: Sequence[TrainingRow]) -> list[RowScores]:
+        """See `Backend.score`."""
+        ...
+
+
 async def assigned(
-    groups: Sequence[Sequence[Member]], config: TrainConfig, method: CreditMethod, memory: Memory, backend: Backend
+    groups: Sequence[Sequence[Member]],
+    config: TrainConfig,
+    method: CreditMethod,
+    memory: Memory,
+    backend: Scorer,
+    *,
+    always_score: bool = False,
 ) -> Assignment:
     """Assign credit to a batch's groups and make the rows of the step.
+
+    Args:
+        groups: comparable members.
+        config: the run's.
+        method: the configuration's.
+        memory: of the method, from the step before.
+        backend: asked for scores where the configuration needs them.
+        always_score: also where it does not, for a backend whose update does not compare sampler and trainer itself.
 
     Raises:
         TrainingStopped: sampler and trainer disagree about a log probability by more than trainer.max_mismatch.
@@ -48,7 +85,7 @@ async def assigned(
     views = [[view(m.rollout, m.calls, m.rewards) for m in group] for group in groups]
     scores, worst = None, None
     values: dict[str, CallValues] = {}
-    if transitions and _needs_scores(config, method):
+    if transitions and (always_score or _needs_scores(config, method)):
         scores, worst = await _scored(transitions, config, backend)
     if scores is not None and method.needs_critic:
         values = call_values(transitions, scores)
@@ -102,7 +139,7 @@ def _needs_scores(config: TrainConfig, method: CreditMethod) -> bool:
 
 
 async def _scored(
-    transitions: Sequence[Transition], config: TrainConfig, backend: Backend
+    transitions: Sequence[Transition], config: TrainConfig, backend: Scorer
 ) -> tuple[list[RowScores], float]:
     """Every sampled token, of agents that are not trained too: their values say what the others' calls were worth."""
     everyone = {span.call_id: Advantage(0.0, "") for transition in transitions for span in transition.spans}

@@ -11,14 +11,15 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
 
-from leyden.errors import TrainingStopped
+from leyden.errors import BadConfig, TrainingStopped
 from leyden.keys import new_operator_key
 from leyden_trainer.config import TrainConfig
 
-__all__ = ["Server", "started_runner", "started_server"]
+__all__ = ["Server", "opened_server", "started_runner", "started_server"]
 
 READY_PREFIX = "leyden: serving on "
-STOP_GRACE_S = 20.0
+ROLLOUT_GRACE_S = 5.0
+STOP_GRACE_S = 20.0  # longer: the runner then gives back what has not ended
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,22 @@ class Server:
 
     url: str
     key: str
+
+
+@contextlib.asynccontextmanager
+async def opened_server(config: TrainConfig, folder: Path, key: str | None) -> AsyncGenerator[Server]:
+    """The server that the configuration names, which `key` opens, or one of its own.
+
+    Raises:
+        BadConfig: a server is named, and no key was given.
+    """
+    if not config.server:
+        async with started_server(folder) as server:
+            yield server
+        return
+    if key is None:
+        raise BadConfig(f"server = {config.server} needs its operator's key in LEYDEN_KEY; `leyden serve` printed it")
+    yield Server(config.server, key)
 
 
 @contextlib.asynccontextmanager
@@ -52,7 +69,7 @@ async def started_runner(config: TrainConfig, server: Server, folder: Path) -> A
     command = [agent.python or sys.executable, "-m", "leyden", "run", agent.function, "--forever"]
     command += ["--reward", config.reward.function, "--on-failure", str(config.reward.on_failure)]
     command += ["--server", server.url, "--concurrency", str(agent.concurrency)]
-    command += ["--timeout", str(agent.timeout_s), "--isolation", agent.isolation]
+    command += ["--timeout", str(agent.timeout_s), "--grace", str(ROLLOUT_GRACE_S), "--isolation", agent.isolation]
     if agent.models:
         command += ["--models", ",".join(agent.models)]
     if agent.passthrough:

@@ -1,10 +1,11 @@
 """`leyden train`: reads the configuration, makes or finds the run's folder, and trains until the end or a signal."""
 
 import asyncio
+import importlib.util
 import os
 import signal
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -21,9 +22,17 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the newest unfinished run of this name.")
     ] = False,
+    show_verl: Annotated[
+        bool, typer.Option("--print-verl-config", help="Print the configuration that verl would get, and end.")
+    ] = False,
 ) -> None:
     """Train the model behind an agent. Any setting may follow as a flag: --trainer.steps=4 --seed=1"""
     settings = load_config(config, context.args)
+    if show_verl:
+        from leyden_trainer.verl.session import print_verl_config
+
+        print_verl_config(settings, settings.output / settings.name, Console(soft_wrap=True))
+        return
     folder = _unfinished(settings) if resume else _fresh(settings)
     code = asyncio.run(_run(settings, folder, Console(soft_wrap=True)))
     if code:
@@ -58,9 +67,9 @@ def _unfinished(config: TrainConfig) -> Path:
 
 
 def _check_same(config: TrainConfig, folder: Path) -> None:
-    """A run goes on as it began; only its length may change."""
+    """A run goes on as it began; only its length, and where the policy is served, may change."""
     before = TrainConfig.model_validate_json((folder / "config.json").read_text(encoding="utf-8"))
-    free = {"steps", "stop_at", "evaluate_every", "micro_batch_tokens"}
+    free = {"steps", "stop_at", "evaluate_every", "micro_batch_tokens", "host", "port"}
     for name, value in before.model_dump(exclude={"trainer": free}).items():
         now = config.model_dump(exclude={"trainer": free})[name]
         if now != value:
@@ -69,9 +78,22 @@ def _check_same(config: TrainConfig, folder: Path) -> None:
             )
 
 
+def _backend_of(config: TrainConfig) -> Any:
+    """The session of the backend that the configuration names; importing one takes seconds."""
+    if config.trainer.backend == "local":
+        from leyden_trainer.session import run_training
+
+        return run_training
+    if importlib.util.find_spec("verl") is None:
+        raise BadConfig('trainer.backend = "verl" needs `pip install leyden-trainer[verl]` in this environment')
+    from leyden_trainer.verl.session import run_training as run_verl
+
+    return run_verl
+
+
 async def _run(config: TrainConfig, folder: Path, console: Console) -> int:
     """Run until the end or a signal; returns the exit status."""
-    from leyden_trainer.session import run_training  # torch: seconds to import
+    run_training = _backend_of(config)
 
     server_key, judge_key = os.environ.get("LEYDEN_KEY"), os.environ.get("LEYDEN_JUDGE_KEY")
     running = run_training(config, folder, console, server_key=server_key, judge_key=judge_key)

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
 from leyden.errors import BadConfig
+from leyden.server.listening import is_loopback
 
 __all__ = ["CriticConfig", "JudgeConfig", "LossConfig", "RuleConfig", "TrainConfig", "load_config"]
 
@@ -186,7 +187,12 @@ class OptimizerConfig(Section):
 
 
 class TrainerConfig(Section):
-    backend: Literal["local"] = "local"
+    backend: Literal["local", "verl"] = "local"
+    """local: one process, for a laptop or one GPU. verl: Ray, FSDP2 and vLLM (install `leyden-trainer[verl]`)."""
+    verl: dict[str, Any] = Field(default_factory=dict[str, Any])
+    """Any option of verl's own, by its name there, laid over what the rest of this configuration says."""
+    ray_address: str = ""
+    """A Ray cluster to join ("auto", or ray://HOST:PORT); empty: one of its own on this machine."""
     steps: int = Field(default=12, ge=1)
     tasks_per_step: int = Field(default=8, ge=1)
     rollouts_per_task: int = Field(default=8, ge=1)
@@ -206,6 +212,17 @@ class TrainerConfig(Section):
     """Replace groups whose calls all have advantage 0 (DAPO, arXiv:2503.14476), up to three times tasks_per_step."""
     max_incomplete: float = Field(default=0.25, ge=0, le=1)
     """Stop when more than this share of a step's rollouts is incomplete."""
+    host: str = "127.0.0.1"
+    """Where the policy is served: an address of this machine, by which a Leyden server elsewhere reaches it."""
+    port: int = Field(default=0, ge=0, le=65535)
+    """0: the system chooses."""
+
+    @field_validator("host")
+    @classmethod
+    def _is_an_address(cls, host: str) -> str:
+        if host in ("", "0.0.0.0", "::"):
+            raise ValueError("name the address by which the Leyden server reaches this machine, not all addresses")
+        return host
 
 
 class TrainConfig(Section):
@@ -226,6 +243,15 @@ class TrainConfig(Section):
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     trainer: TrainerConfig = TrainerConfig()
+
+    @model_validator(mode="after")
+    def _server_reaches_the_policy(self) -> Self:
+        if self.server and not is_loopback(self.server) and is_loopback(self.trainer.host):
+            raise ValueError(
+                f"the server {self.server} cannot reach a policy on {self.trainer.host}: set trainer.host to this "
+                "machine's address in its network"
+            )
+        return self
 
 
 def load_config(path: Path, flags: Sequence[str] = ()) -> TrainConfig:
@@ -276,7 +302,8 @@ def _explain(path: Path, error: ValidationError) -> str:
         if problem["type"] == "extra_forbidden":
             lines.append(f"unknown key {key}; known here: {', '.join(_known(problem['loc'][:-1]))}")
         else:
-            lines.append(f"{key}: {problem['msg']}, got {problem['input']!r}")
+            where, got = (f"{key}: ", f", got {problem['input']!r}") if key else ("", "")
+            lines.append(f"{where}{problem['msg']}{got}")
     return f"{path}: " + "; ".join(lines)
 
 

@@ -16,7 +16,7 @@ from leyden.types import Call, Reward, Rollout
 from leyden_trainer.judge import JudgeCost
 from leyden_trainer.transitions import IncompleteRollout, Transition, transitions
 
-__all__ = ["Batch", "Collecting", "Member", "collect_batch", "finish_all", "read_members"]
+__all__ = ["Batch", "Collecting", "Member", "collect_batch", "finish_all", "free_running", "read_members"]
 
 WAIT_S = 30.0
 MAX_SILENT = 3
@@ -94,6 +94,14 @@ async def finish_all(
         pending = [rollout_id for rollout_id in pending if rollout_id not in new]
         on_finished(len(new))
     return [finished[rollout.id] for rollout in rollouts]
+
+
+async def free_running(store: Store, run: str) -> None:
+    """Release what runners of this run held when it was killed: they ended with it, and their leases would run on."""
+    page = await store.rollouts(run=run, status="running", limit=1000)
+    for rollout in page.rollouts:
+        assert rollout.runner is not None
+        await store.release(rollout.runner, [(rollout.id, rollout.attempt)])
 
 
 async def read_members(store: Store, rollouts: Sequence[Rollout], *, max_tokens: int | None) -> list[Member]:

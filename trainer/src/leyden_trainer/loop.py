@@ -8,7 +8,7 @@ before are found in the store and not run again.
 import asyncio
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,12 @@ from pydantic import JsonValue
 
 from leyden.errors import TrainingStopped
 from leyden.store.protocol import Store
-from leyden.types import Credit, Rollout
+from leyden.types import Rollout
 from leyden_trainer.assignment import Assignment, assigned, has_signal
 from leyden_trainer.backend import Backend, StepStats
 from leyden_trainer.config import TrainConfig
-from leyden_trainer.credit import Advantage, CreditMethod
+from leyden_trainer.credit import CreditMethod
+from leyden_trainer.crediting import credits_of
 from leyden_trainer.experience import Batch, Collecting, collect_batch, finish_all, read_members
 from leyden_trainer.journal import Journal
 from leyden_trainer.rewarding import Rewarding
@@ -111,7 +112,9 @@ class Loop:
         self.screen.end()
         state.step, state.credit = step, dict(assignment.memory)
         await self._publish()
-        await self.store.credit(self._credits(batch, assignment.advantages, step))
+        await self.store.credit(
+            credits_of(batch, assignment.advantages, run=self.run_name, step=step, method=self.config.credit.method)
+        )
         ended = time.perf_counter()
         state.seconds += ended - started
         state.num_groups += len(batch.groups) + batch.replaced + batch.replaced_silent
@@ -152,21 +155,6 @@ class Loop:
                 f"rollout {rollout.id} was sampled by versions {others}, expected only {expected}: "
                 "another trainer publishes to this store; give each run its own"
             )
-
-    def _credits(self, batch: Batch, advantages: Mapping[str, Advantage], step: int) -> list[Credit]:
-        owner = {call.id: member.rollout.id for group in batch.groups for member in group for call in member.calls}
-        return [
-            Credit(
-                call_id=call_id,
-                rollout_id=owner[call_id],
-                run=self.run_name,
-                step=step,
-                method=self.config.credit.method,
-                advantage=advantage.value,
-                reason=advantage.reason,
-            )
-            for call_id, advantage in advantages.items()
-        ]
 
     async def _evaluate(self) -> None:
         step = self.state.step

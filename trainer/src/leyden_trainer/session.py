@@ -2,17 +2,16 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from rich.console import Console
 
 from leyden.client import HttpStore
-from leyden.errors import BadConfig
 from leyden.tasks import read_tasks
-from leyden_trainer.children import Server, started_runner, started_server
+from leyden_trainer.assignment import configured_method
+from leyden_trainer.children import opened_server, started_runner
 from leyden_trainer.config import TrainConfig
-from leyden_trainer.credit import credit_method
+from leyden_trainer.experience import free_running
 from leyden_trainer.journal import Journal
 from leyden_trainer.judge import Judge
 from leyden_trainer.local.backend import LocalBackend
@@ -43,12 +42,7 @@ async def run_training(
     """
     train_tasks, heldout_tasks = read_tasks(config.tasks.train), read_tasks(config.tasks.heldout)
     check_apart(train_tasks, heldout_tasks)
-    method = credit_method(config.credit.method, options=config.credit.options, agents=config.credit.agents)
-    if method.needs_critic and config.trainer.dynamic_sampling:
-        raise BadConfig(
-            f"trainer.dynamic_sampling leaves out groups of equal rewards, but credit.method = {method.name!r} learns "
-            "from them too, by its critic; leave one of the two out"
-        )
+    method = configured_method(config)
     rules = load_rules(config.reward.rules)
     asked = config.reward.judge
     judge = Judge(asked, cache=config.output / "judge-cache", key=judge_key) if asked else None
@@ -57,12 +51,14 @@ async def run_training(
     backend = await asyncio.to_thread(LocalBackend.load, config, folder, cache=CACHE, heads=method.heads)
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(backend.serving())
-        server = await stack.enter_async_context(_server(config, folder, server_key))
+        server = await stack.enter_async_context(opened_server(config, folder, server_key))
         store = HttpStore(server.url, server.key)
         stack.push_async_callback(store.close)
         state = RunState(**backend.resumed) if backend.resumed else RunState()
         journal = stack.enter_context(Journal(folder, from_step=state.step))
         died = None
+        if not config.server:
+            await free_running(store, folder.name)
         if config.agent.runners:
             died = await stack.enter_async_context(started_runner(config, server, folder))
         if state.step:
@@ -87,14 +83,3 @@ async def run_training(
     write_summary(folder / "summary.json", summary)
     screen.summary(summary, str(folder))
     return summary
-
-
-@contextlib.asynccontextmanager
-async def _server(config: TrainConfig, folder: Path, key: str | None) -> AsyncGenerator[Server]:
-    if not config.server:
-        async with started_server(folder) as server:
-            yield server
-        return
-    if key is None:
-        raise BadConfig(f"server = {config.server} needs its operator's key in LEYDEN_KEY; `leyden serve` printed it")
-    yield Server(config.server, key)

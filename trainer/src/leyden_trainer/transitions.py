@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from leyden.continuity import answered, merge_rate
 from leyden.errors import LeydenError
 from leyden.types import Attempt, Call, Choice
 
@@ -89,7 +90,7 @@ def transitions(rollout_id: str, calls: Sequence[Call], *, max_tokens: int | Non
         IncompleteRollout: tokens, log probabilities or versions are missing or cannot be right, or a row is too long.
     """
     rows: list[_Row] = []
-    for call, answer in _answers(calls):
+    for call, answer in answered(calls):
         prompt = _checked_prompt(rollout_id, call, answer)
         row = _continued(rows, prompt)
         if row is None:
@@ -101,26 +102,6 @@ def transitions(rollout_id: str, calls: Sequence[Call], *, max_tokens: int | Non
         for number, (branch, choice) in enumerate(zip(branches, answer.choices, strict=True)):
             branch.add_sampled(call.id, number, choice, answer.version)
     return [_frozen(rollout_id, row, max_tokens) for row in rows]
-
-
-def merge_rate(rollouts: Sequence[Sequence[Call]]) -> float:
-    """The share of calls that continued a row, among all but the first of each rollout; 1.0 when there are none."""
-    continued = later = 0
-    for calls in rollouts:
-        rows: list[_Row] = []
-        for number, (_, answer) in enumerate(_answers(calls)):
-            prompt = answer.prompt_token_ids or ()
-            row = _continued(rows, prompt)
-            later += number > 0
-            continued += row is not None
-            for choice in answer.choices:
-                rows.append(_Row(token_ids=[*prompt, *(choice.token_ids or ())]))
-    return continued / later if later else 1.0
-
-
-def _answers(calls: Sequence[Call]) -> list[tuple[Call, Attempt]]:
-    ordered = sorted(calls, key=lambda call: (call.started_at, call.id))
-    return [(call, call.answer) for call in ordered if call.answer is not None and not call.context]
 
 
 def _continued(rows: Sequence[_Row], prompt: Sequence[int]) -> _Row | None:

@@ -7,6 +7,7 @@ import httpx
 import openai
 import pytest
 
+from leyden.errors import BadConfig
 from leyden_trainer.local.policy_server import PolicyServer
 
 QUESTION = [{"role": "user", "content": "how hot is it in Oslo"}]
@@ -346,3 +347,39 @@ def test_many_clients_at_once_get_their_own_answers(server, tokenizer):
         alone = [text(number) for number in range(24)]
         with concurrent.futures.ThreadPoolExecutor(24) as pool:
             assert list(pool.map(text, range(24))) == alone
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_next_turn_begins_with_the_tokens_of_the_last(client, stream):
+    """An untrained model's bytes are often no text at all, so no rendering of its messages could give them back."""
+    messages, tokens = list(QUESTION), []
+    for seed in range(3):
+        fields = {"logprobs": True, "seed": seed, "extra_body": {"return_token_ids": True}, "messages": messages}
+        answer = ask(client, stream=stream, extra_headers={"X-Leyden-Rollout": "r/1"}, **fields)
+        chunks = list(answer) if stream else [answer]
+        prompt, parts = chunks[0].prompt_token_ids, [chunk.choices[0] for chunk in chunks]
+        assert prompt[: len(tokens)] == tokens
+        tokens = prompt + [token for part in parts for token in part.token_ids]
+        said = "".join((part.delta if stream else part.message).content or "" for part in parts)
+        messages = [*messages, {"role": "assistant", "content": said}, {"role": "user", "content": "and in Rome"}]
+
+
+def test_it_serves_on_the_address_that_it_is_given(sampler, tokenizer):
+    server = PolicyServer(sampler, tokenizer, model_name="tiny", key="secret", host="127.0.0.2")
+    server.start()
+    assert server.url.startswith("http://127.0.0.2:")
+    headers = {"Authorization": "Bearer secret"}
+    assert httpx.get(f"{server.url}/models", headers=headers).json()["data"][0]["id"] == "tiny"
+    sampler.close()
+    server.stop()
+
+
+def test_it_is_not_served_to_other_machines_without_a_key(sampler, tokenizer):
+    with pytest.raises(BadConfig, match=r"refusing to serve the policy on 192\.0\.2\.1 without a key"):
+        PolicyServer(sampler, tokenizer, model_name="tiny", host="192.0.2.1")
+
+
+def test_a_port_in_use_is_named_with_the_setting_to_change(server, sampler, tokenizer):
+    port = httpx.URL(server.url).port
+    with pytest.raises(BadConfig, match=rf"cannot listen on 127\.0\.0\.1:{port}: .*choose another with trainer\.port"):
+        PolicyServer(sampler, tokenizer, model_name="tiny", key="secret", port=port)

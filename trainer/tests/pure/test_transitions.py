@@ -90,6 +90,17 @@ def test_the_merge_rate_counts_calls_after_the_first() -> None:
     assert merge_rate([merged[:1]]) == 1.0
 
 
+def test_the_merge_rate_counts_no_call_whose_row_another_took() -> None:
+    """b and c both continue a; the row goes on with b, so c begins one of its own."""
+    branches = [call("a", (1,), (2,)), call("b", (1, 2, 3), (4,)), call("c", (1, 2, 5), (6,))]
+    assert len(rows(*branches)) == 2
+    assert merge_rate([branches]) == 0.5
+
+
+def test_a_call_without_all_its_tokens_continues_nothing() -> None:
+    assert merge_rate([[call("a", (1,), (2,)), call("b", (1, 2, 3), ())]]) == 0.0
+
+
 tokens = st.lists(st.integers(0, 3), min_size=1, max_size=4).map(tuple)
 
 

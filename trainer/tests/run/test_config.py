@@ -56,12 +56,23 @@ def test_a_flag_may_be_spelt_with_dashes(toml: Path) -> None:
         ("--seed.x=1", "seed is a value, not a section"),
         ("--fast", "a flag has the form --section.key=value"),
         ("steps=4", "a flag has the form --section.key=value"),
+        ("--trainer.host=0.0.0.0", r"trainer\.host: .*name the address by which the Leyden server reaches this"),
+        (
+            "--server=http://10.1.2.3:4700",
+            r"http://10\.1\.2\.3:4700 cannot reach a policy on 127\.0\.0\.1: set trainer",
+        ),
     ],
 )
 def test_a_bad_flag_says_what_is_wrong_with_it(toml: Path, flag: str, message: str) -> None:
     flags = ["--seed=1", flag] if flag.startswith("--seed.") else [flag]
     with pytest.raises(BadConfig, match=message):
         load_config(toml, flags)
+
+
+def test_a_server_elsewhere_needs_a_policy_that_it_can_reach(toml: Path) -> None:
+    config = load_config(toml, ["--server=http://10.1.2.3:4700", "--trainer.host=10.1.2.4"])
+    assert config.trainer.host == "10.1.2.4"
+    assert load_config(toml, ["--server=http://localhost:4700"]).trainer.host == "127.0.0.1"
 
 
 def test_broken_toml_and_a_missing_file_are_told_apart(tmp_path: Path) -> None:

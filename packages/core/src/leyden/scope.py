@@ -25,9 +25,9 @@ class Routing:
         return model not in self.passthrough and (not self.models or model in self.models)
 
 
-@dataclass
+@dataclass(eq=False)
 class Scope:
-    """The rollout that the code at hand works for, and what it has captured so far."""
+    """The rollout that the code at hand works for, and what it has captured so far. A place, equal to no other."""
 
     rollout_id: str
     attempt: int

@@ -56,7 +56,8 @@ def new_id() -> str:
 
 
 class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # NaN and infinity are no JSON: what holds one, at any depth, is refused rather than sent on as null.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def reward_value(value: Any) -> float:
@@ -115,7 +116,9 @@ class Rollout(Frozen):
     # Written by the store as the rollout goes on.
     status: RolloutStatus = "queued"
     attempt: int = 0
-    """0 until it is first claimed, then 1, 2, ..."""
+    """0 until it is first claimed, then 1, 2, ...; no number is used twice."""
+    released: int = 0
+    """Attempts that a stopping runner gave back; they do not count against `max_attempts`."""
     runner: str | None = None
     lease_until: float | None = None
     started_at: float | None = None

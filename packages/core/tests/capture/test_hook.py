@@ -4,15 +4,19 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import openai
 import pytest
 
 import leyden
 from leyden.capture import install_capture, uninstall_capture
+from leyden.client import HttpStore
 from leyden.errors import Unattributed
 from leyden.scope import Routing, Scope, current_scope, enter_scope
+from leyden.server.serve import BackgroundServer
 from leyden.testing.fake_server import FakeServer, Reply
+from leyden.types import Endpoint, Rollout
 
 SECRET = "sk-secret-of-the-user"
 HELLO = [{"role": "user", "content": "hello"}]
@@ -21,7 +25,7 @@ HELLO = [{"role": "user", "content": "hello"}]
 @pytest.fixture
 def policy() -> Iterator[FakeServer]:
     install_capture(require_scope=True)
-    with FakeServer(lambda body, headers: Reply(f"for {headers['authorization']}")) as server:
+    with FakeServer(lambda body, headers: Reply(f"for {headers.get('authorization')}")) as server:
         yield server
     uninstall_capture()
 
@@ -51,6 +55,22 @@ def test_a_hard_wired_client_is_routed_and_none_of_its_secrets_go_with_it(policy
     assert SECRET not in str(request.headers)
     assert scope.call_ids == [request.headers["x-leyden-call"]]
     assert scope.losses == []
+
+
+async def test_a_hard_wired_client_asks_the_gateways_responses_door(policy: FakeServer, tmp_path: Path) -> None:
+    with BackgroundServer(tmp_path / "store.sqlite") as server:
+        store = HttpStore(server.url, server.key)
+        await store.publish(Endpoint(url=policy.url, model="fake"))
+        await store.queue([Rollout(id="a", mode="train")])
+        (claim,) = await store.claim("me", limit=1, lease_s=600)
+        with enter_scope(Scope("a", 1, server.url, claim.key or "")) as scope:
+            answer = await asyncio.to_thread(client().responses.create, model="m", input="hello")
+        calls = await store.calls(["a"])
+        await store.close()
+    assert [call.id for call in calls] == scope.call_ids == [answer.id.removeprefix("resp_")]
+    assert calls[0].answer is not None
+    assert calls[0].answer.choices[0].token_ids
+    assert SECRET not in str(policy.requests[0].headers)
 
 
 def test_azure_clients_too(policy: FakeServer) -> None:

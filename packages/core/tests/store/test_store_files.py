@@ -3,8 +3,12 @@ import random
 import sqlite3
 from pathlib import Path
 
+import alembic.command
+import alembic.config
 import pytest
+from sqlalchemy import create_engine
 
+import leyden.store.migrations
 from leyden.errors import BadConfig
 from leyden.merge import merge
 from leyden.store import SqlStore
@@ -83,6 +87,26 @@ async def test_the_migrations_make_the_tables_that_the_code_expects(tmp_path: Pa
             indexes = {row[1] for row in connection.execute(f"PRAGMA index_list({table.name})")}
             assert {index.name for index in table.indexes} <= indexes
     connection.close()
+
+
+async def test_a_store_of_the_first_schema_is_brought_up_to_date_with_what_is_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    config = alembic.config.Config()
+    config.set_main_option("script_location", str(Path(leyden.store.migrations.__file__).parent))
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        alembic.command.upgrade(config, "0001")
+        body = Rollout(id="old", task="x").model_dump_json(include={"id", "group_id", "task", "created_at"})
+        body = body.removesuffix("}") + ',"max_attempts":3}'
+        columns = "id, group_id, run, mode, status, attempt, body"
+        row = ("old", "g", "", "trace", "queued", 1, body)
+        connection.exec_driver_sql(f"INSERT INTO rollouts ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+    engine.dispose()
+    store = SqlStore.open(path)
+    (claim,) = await store.claim("me", limit=1, lease_s=600)
+    assert (claim.rollout.task, claim.rollout.attempt, claim.rollout.released) == ("x", 2, 0)
+    await store.close()
 
 
 async def test_a_long_conversation_costs_what_is_new_in_each_turn(tmp_path: Path) -> None:

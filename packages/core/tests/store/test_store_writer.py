@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from leyden.errors import BadInput, Unreachable
+from leyden.errors import BadInput, Conflict, NotFound, Unreachable
 from leyden.store import SqlStore
-from leyden.types import Claim, Rollout
+from leyden.testing.store_contract import sampled
+from leyden.types import Claim, Request, Rollout
 
 WRITE_FOREVER = """
 import asyncio, sys
@@ -128,3 +129,23 @@ async def test_what_was_acknowledged_survives_a_kill_under_load(tmp_path: Path) 
     assert "" not in acknowledged
     assert set(acknowledged) <= stored
     await store.close()
+
+
+async def test_calls_that_come_at_once_are_stored_but_for_those_that_are_refused(store: SqlStore) -> None:
+    """The batch of their commit fails as a whole first; then each is tried by itself."""
+    await store.queue([Rollout(id="one")])
+    await store.claim("me", limit=1, lease_s=600)
+    known = sampled("one", "known")
+    await store.record([known])
+    other = known.model_copy(update={"request": Request(messages=({"role": "user", "content": "other"},))})
+    asked = [
+        *(store.record([sampled("one", f"new-{number}")]) for number in range(20)),
+        store.record([other]),
+        store.record([sampled("nobody", "lost")]),
+        *(store.record([sampled("one", "twice")]) for _ in range(2)),
+        store.record([known]),
+    ]
+    ends = await asyncio.gather(*asked, return_exceptions=True)
+    assert [type(end) for end in ends if end is not None] == [Conflict, NotFound]
+    stored = {call.id for call in await store.calls(["one"])}
+    assert stored == {"known", "twice", *(f"new-{number}" for number in range(20))}

@@ -1,31 +1,29 @@
 """The adapter: registers the handler for every run of the process, and ties each HTTP request to its model run.
 
-LangChain tells a handler of a run before the request and never names the run at the request itself; the model's own
-methods do, so those are wrapped (a ContextVar set in a callback would be wrong for several prompts at once).
+LangChain tells a handler of a run before the request and never names the run at the request itself. With several
+prompts at once all starts come first, so the methods that serve a single prompt say which one it is.
 """
 
-import importlib.util
 from collections.abc import AsyncIterator, Iterator
 from contextvars import ContextVar
 from typing import Any
 from uuid import UUID
 
+from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tracers.context import register_configure_hook
 
-from leyden.scope import Scope, current_scope
+from leyden.scope import Scope
 from leyden.types import Structure
-from leyden_langchain.handler import LeydenCallbackHandler
+from leyden_langchain.handler import LeydenCallbackHandler, install_handler, model_run
 from leyden_langchain.runs import Run
 
 __all__ = ["LangChainAdapter"]
 
-_METHODS = ("_generate", "_agenerate", "_stream", "_astream")
 _handler = LeydenCallbackHandler()
 # As the variable's default, the handler is seen in every thread; a value that is set is not.
 _registered: ContextVar[LeydenCallbackHandler | None] = ContextVar("leyden_langchain_handler", default=_handler)
 _hooked = False
-_model_run: ContextVar[UUID | None] = ContextVar("leyden_langchain_model_run", default=None)
 
 
 class LangChainAdapter:
@@ -39,38 +37,34 @@ class LangChainAdapter:
     def install(self) -> None:
         """See `Adapter.install`."""
         global _hooked
-        _handler.ignored = False
+        install_handler(_handler)
         if not _hooked:
             _hooked = True  # LangChain cannot take a hook back: uninstalled, the handler is ignored
             register_configure_hook(_registered, inheritable=True)
-        if self._originals or importlib.util.find_spec("langchain_openai") is None:
+        if self._originals:
             return
-        from langchain_openai.chat_models.base import BaseChatOpenAI
-
-        for method in _METHODS:
-            self._originals[method] = getattr(BaseChatOpenAI, method)
-            setattr(BaseChatOpenAI, method, _WRAPPERS[method](self._originals[method]))
+        for method, wrapper in _WRAPPERS.items():
+            original = getattr(BaseChatModel, method, None)
+            if original is not None:  # the two of version 2 streams are younger than the oldest langchain-core
+                self._originals[method] = original
+                setattr(BaseChatModel, method, wrapper(original))
 
     def uninstall(self) -> None:
         """See `Adapter.uninstall`."""
-        _handler.ignored = True
-        if self._originals:
-            from langchain_openai.chat_models.base import BaseChatOpenAI
-
-            for method, original in self._originals.items():
-                setattr(BaseChatOpenAI, method, original)
-            self._originals = {}
+        install_handler(None)
+        while self._originals:
+            method, original = self._originals.popitem()
+            setattr(BaseChatModel, method, original)
 
     def structure(self) -> Structure | None:
         """See `Adapter.structure`. Used up by the first request: a later bare `openai` call is not this run's."""
-        scope = current_scope()
-        run_id = _model_run.get()
+        run_id = model_run.get()
         if run_id is not None:
-            _model_run.set(None)
+            model_run.set(None)
             run = _handler.runs.get(run_id)
             if run is not None:
-                return _handler.runs.structure(run, scope)
-        return self._ambient(scope)
+                return _handler.runs.structure(run)
+        return self._ambient()
 
     def called(self, call_id: str, structure: Structure, scope: Scope) -> None:
         """See `Adapter.called`."""
@@ -79,39 +73,52 @@ class LangChainAdapter:
             run.call_id = call_id
             run.scope = scope
 
-    def _ambient(self, scope: Scope | None) -> Structure | None:
+    def _ambient(self) -> Structure | None:
         """A client of `openai` used within a node or tool: the node is known, the model run is none of LangChain's."""
         config = var_child_runnable_config.get()
         if not config:
             return None
         parent_id = getattr(config.get("callbacks"), "parent_run_id", None)
         run = Run(UUID(int=0), parent_id, dict(config.get("metadata") or {}))
-        return _handler.runs.structure(run, scope).model_copy(update={"run_id": None})
+        return _handler.runs.structure(run).model_copy(update={"run_id": None})
 
 
 def _generate(original: Any) -> Any:
     def wrapped(self: Any, messages: Any, stop: Any = None, run_manager: Any = None, **more: Any) -> Any:
-        _model_run.set(getattr(run_manager, "run_id", None))
+        model_run.set(getattr(run_manager, "run_id", None))
         return original(self, messages, stop, run_manager, **more)
 
     return wrapped
 
 
-def _stream(original: Any) -> Any:
+def _agenerate(original: Any) -> Any:
+    async def wrapped(self: Any, messages: Any, stop: Any = None, run_manager: Any = None, **more: Any) -> Any:
+        model_run.set(getattr(run_manager, "run_id", None))
+        return await original(self, messages, stop, run_manager, **more)
+
+    return wrapped
+
+
+def _events(original: Any) -> Any:
     def wrapped(self: Any, *args: Any, run_manager: Any = None, **more: Any) -> Iterator[Any]:
-        _model_run.set(getattr(run_manager, "run_id", None))
+        model_run.set(getattr(run_manager, "run_id", None))
         yield from original(self, *args, run_manager=run_manager, **more)
 
     return wrapped
 
 
-def _astream(original: Any) -> Any:
+def _aevents(original: Any) -> Any:
     async def wrapped(self: Any, *args: Any, run_manager: Any = None, **more: Any) -> AsyncIterator[Any]:
-        _model_run.set(getattr(run_manager, "run_id", None))
-        async for chunk in original(self, *args, run_manager=run_manager, **more):
-            yield chunk
+        model_run.set(getattr(run_manager, "run_id", None))
+        async for event in original(self, *args, run_manager=run_manager, **more):
+            yield event
 
     return wrapped
 
 
-_WRAPPERS: dict[str, Any] = {"_generate": _generate, "_agenerate": _generate, "_stream": _stream, "_astream": _astream}
+_WRAPPERS: dict[str, Any] = {
+    "_generate_with_cache": _generate,
+    "_agenerate_with_cache": _agenerate,
+    "_iter_v2_events": _events,
+    "_aiter_v2_events": _aevents,
+}

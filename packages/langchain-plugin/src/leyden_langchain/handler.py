@@ -5,7 +5,8 @@ readable call, as LangChain saw it; there are then no tokens.
 """
 
 import time
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, cast
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -18,17 +19,37 @@ from leyden.scope import Scope, current_scope
 from leyden.types import Attempt, Call, CallStatus, Choice, Request, Structure, ToolUse, new_id
 from leyden_langchain.runs import Run, Runs
 
-__all__ = ["LeydenCallbackHandler"]
+__all__ = ["LeydenCallbackHandler", "install_handler", "model_run"]
+
+model_run: ContextVar[UUID | None] = ContextVar("leyden_langchain_model_run", default=None)
+"""The model run whose request comes next in this context."""
+_installed: "LeydenCallbackHandler | None" = None
+
+
+def install_handler(handler: "LeydenCallbackHandler | None") -> None:
+    """Let this handler capture for all; None: the handlers given by hand do so each for themselves."""
+    global _installed
+    _installed = handler
+    if handler is not None:
+        handler.by_hand = False
 
 
 class LeydenCallbackHandler(BaseCallbackHandler):
-    """Captures calls for the current rollout; outside any it does nothing. One handler serves all threads and tasks."""
+    """Captures calls for the current rollout; outside any it does nothing. One handler serves all threads and tasks.
+
+    Where the adapter is installed it captures already, and a handler given by hand adds nothing.
+    """
 
     run_inline = True  # in the caller's own context and order; everything here only enqueues
 
     def __init__(self) -> None:
         self.runs = Runs()
-        self.ignored = False
+        self.by_hand = True
+
+    @property
+    def ignored(self) -> bool:
+        """Whether another handler captures in its place; the adapter's own is ignored once it is uninstalled."""
+        return _installed is not self and (_installed is not None or not self.by_hand)
 
     @property
     def ignore_chain(self) -> bool:
@@ -77,7 +98,8 @@ class LeydenCallbackHandler(BaseCallbackHandler):
         run = Run(run_id, parent_run_id, more.get("metadata") or {}, scope=current_scope(), started_at=time.time())
         if run.scope is not None and not run.scope.gateway:
             run.request = {"messages": messages[0] if messages else [], **(more.get("invocation_params") or {})}
-        self.runs.begin(run)
+        self.runs.begin_model(run)
+        model_run.set(run_id)
 
     def on_llm_start(
         self,
@@ -92,16 +114,18 @@ class LeydenCallbackHandler(BaseCallbackHandler):
         run = Run(run_id, parent_run_id, more.get("metadata") or {}, scope=current_scope(), started_at=time.time())
         if run.scope is not None and not run.scope.gateway:
             run.request = {"messages": prompts, **(more.get("invocation_params") or {})}
-        self.runs.begin(run)
+        self.runs.begin_model(run)
+        model_run.set(run_id)
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **more: Any) -> None:
         """Note which tools were asked for, and send the outcome."""
         run = self.runs.end(run_id)
         if run is None or run.scope is None:
             return
-        if run.call_id is None:
-            run.call_id = new_id()
-        self.runs.asked(run.scope, _tool_call_ids(response), run.call_id)
+        if run.call_id is None and not run.scope.gateway:
+            run.call_id = new_id()  # no client of `openai` made the request
+        if run.call_id is not None:
+            self.runs.asked(run.scope, _tool_call_ids(response), run.call_id)
         self._send(run, run.scope, "returned", None, response)
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **more: Any) -> None:
@@ -123,31 +147,35 @@ class LeydenCallbackHandler(BaseCallbackHandler):
         **more: Any,
     ) -> None:
         """A tool begins, perhaps because a call asked for it."""
-        run = Run(run_id, parent_run_id, more.get("metadata") or {}, more.get("tool_call_id"), scope=current_scope())
-        run.started_at = time.time()
+        run = Run(run_id, parent_run_id, more.get("metadata") or {}, more.get("tool_call_id"), is_tool=True)
+        run.scope, run.started_at = current_scope(), time.time()
         arguments = more.get("inputs")
         run.request = {
             "name": more.get("name") or (serialized or {}).get("name") or "",
             "arguments": input_str if arguments is None else arguments,
         }
-        self.runs.begin(run)
+        self.runs.begin_tool(run)
 
     def on_tool_end(self, output: Any, *, run_id: UUID, **more: Any) -> None:
         """Send the tool's result, under the call that asked for it."""
-        self._send_tool(self.runs.end(run_id), _readable(getattr(output, "content", output)), None)
+        run = self.runs.get(run_id)
+        node = _goes_to(output)
+        if run is None or node is None:
+            self._send_tool(self.runs.end(run_id), _readable(getattr(output, "content", output)), None)
+            return
+        self.runs.handed_off(run, node)
+        self._send_tool(self.runs.end(run_id), node, None, handoff=True)
 
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **more: Any) -> None:
         """Send the tool's failure."""
         self._send_tool(self.runs.end(run_id), None, f"{type(error).__name__}: {error}")
 
-    def _send_tool(self, run: Run | None, result: Any, error: str | None) -> None:
-        if run is None or run.scope is None:
-            return
-        call_id = self.runs.asker(run.scope, run.tool_call_id)
-        if call_id is None:
+    def _send_tool(self, run: Run | None, result: Any, error: str | None, *, handoff: bool = False) -> None:
+        if run is None or run.scope is None or run.asker is None:
             return
         use = ToolUse(
             id=str(run.id),
+            kind="handoff" if handoff else "agent" if run.ran_agent else "function",
             tool_call_id=run.tool_call_id,
             name=run.request["name"],
             arguments=_readable(run.request["arguments"]),
@@ -156,7 +184,7 @@ class LeydenCallbackHandler(BaseCallbackHandler):
             started_at=run.started_at,
             finished_at=time.time(),
         )
-        recorder.record(run.scope, _partial(call_id, run, run.scope, tools=(use,)))
+        recorder.record(run.scope, _partial(run.asker, run, run.scope, tools=(use,)))
 
     def _send(self, run: Run, scope: Scope, outcome: Any, error: str | None, response: LLMResult | None) -> None:
         if scope.gateway:
@@ -164,7 +192,7 @@ class LeydenCallbackHandler(BaseCallbackHandler):
                 structure = Structure(outcome=outcome, error=error)
                 recorder.record(scope, _partial(run.call_id, run, scope, structure=structure))
             return
-        structure = self.runs.structure(run, scope).model_copy(update={"outcome": outcome, "error": error})
+        structure = self.runs.structure(run).model_copy(update={"outcome": outcome, "error": error})
         status: CallStatus = "ok" if outcome == "returned" else "cancelled" if outcome == "cancelled" else "error"
         attempt = Attempt(
             number=0,
@@ -184,6 +212,16 @@ class LeydenCallbackHandler(BaseCallbackHandler):
 def _partial(call_id: str, run: Run, scope: Scope, **fields: Any) -> Call:
     mine = {"rollout_id": scope.rollout_id, "attempt": scope.attempt, "started_at": run.started_at}
     return Call(id=call_id, captured_by=("adapter",), **mine, **fields)
+
+
+def _goes_to(output: Any) -> str | None:
+    """The agent that a tool's result hands off to: LangGraph's `Command(goto=…, graph=Command.PARENT)`."""
+    goto = getattr(output, "goto", None)
+    if getattr(output, "graph", None) != "__parent__":
+        return None
+    if isinstance(goto, list | tuple) and len(cast("list[Any]", goto)) == 1:
+        goto = cast("list[Any]", goto)[0]
+    return goto if isinstance(goto, str) and goto else None
 
 
 def _tool_call_ids(response: LLMResult) -> list[str]:

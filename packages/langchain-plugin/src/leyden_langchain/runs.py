@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
+from weakref import WeakKeyDictionary
 
 from leyden.scope import Scope
 from leyden.types import Structure
@@ -19,9 +20,14 @@ class Run:
     parent_id: UUID | None
     metadata: dict[str, Any]
     tool_call_id: str | None = None
-    """The call that a tool run answers."""
+    """Of a tool run: which tool call it answers."""
+    asker: str | None = None
+    """Of a tool run: the Leyden call that asked for it."""
+    ran_agent: bool = False
+    """Of a tool run: whether another agent called a model within it."""
     call_id: str | None = None
     """The Leyden call of a model run, once the hook has seen it."""
+    is_tool: bool = False
     scope: Scope | None = None
     request: dict[str, Any] = field(default_factory=dict[str, Any])
     started_at: float = 0.0
@@ -32,14 +38,31 @@ class Runs:
 
     def __init__(self) -> None:
         self._runs: dict[UUID, Run] = {}
-        self._asked_by: dict[tuple[int, str], str] = {}
+        self._asked_by: WeakKeyDictionary[Scope, dict[str, str]] = WeakKeyDictionary()
+        self._handoffs: dict[tuple[UUID, str], str] = {}
+        """(run of a graph, node that it goes to) → the call that handed off."""
 
     def begin(self, run: Run) -> None:
         """A run has started."""
         self._runs[run.id] = run
 
+    def begin_model(self, run: Run) -> None:
+        """A model run has started."""
+        self.begin(run)
+        tool = next((above for above in self.upwards(run) if above.is_tool), None)
+        if tool is not None and not tool.ran_agent:
+            tool.ran_agent = self._agent(run) != self._agent(tool)
+
+    def begin_tool(self, run: Run) -> None:
+        """A tool run has started. Who asked is settled now: some servers give the same ids again and again."""
+        if run.scope is not None and run.tool_call_id is not None:
+            run.asker = self._asked_by.get(run.scope, {}).get(run.tool_call_id)
+        self.begin(run)
+
     def end(self, run_id: UUID) -> Run | None:
         """A run has ended; None if its start was not seen."""
+        for key in [key for key in tuple(self._handoffs) if key[0] == run_id]:
+            self._handoffs.pop(key, None)
         return self._runs.pop(run_id, None)
 
     def get(self, run_id: UUID) -> Run | None:
@@ -48,16 +71,15 @@ class Runs:
 
     def asked(self, scope: Scope, tool_call_ids: list[str], call_id: str) -> None:
         """The answer of `call_id` asked for these tool calls."""
-        for tool_call_id in tool_call_ids:
-            self._asked_by[id(scope), tool_call_id] = call_id
+        if tool_call_ids:
+            self._asked_by.setdefault(scope, {}).update(dict.fromkeys(tool_call_ids, call_id))
 
-    def asker(self, scope: Scope | None, tool_call_id: str | None) -> str | None:
-        """The call that asked for a tool call."""
-        return None if scope is None or tool_call_id is None else self._asked_by.get((id(scope), tool_call_id))
-
-    def forget(self, scope: Scope) -> None:
-        """The rollout is over."""
-        self._asked_by = {key: call for key, call in self._asked_by.items() if key[0] != id(scope)}
+    def handed_off(self, run: Run, node: str) -> None:
+        """The tool run passes control to a node of the graph around its agent's."""
+        outer, _, _ = (_namespace(run) or "").rpartition("|")
+        within = [above for above in self.upwards(run) if outer and _namespace(above) == outer]
+        if run.asker is not None and within and within[-1].parent_id is not None:
+            self._handoffs[within[-1].parent_id, node] = run.asker
 
     def upwards(self, run: Run) -> Iterator[Run]:
         """The run and those that it runs within, as far as they are known."""
@@ -66,23 +88,26 @@ class Runs:
             yield current
             current = self._runs.get(current.parent_id) if current.parent_id else None
 
-    def structure(self, run: Run, scope: Scope | None) -> Structure:
+    def structure(self, run: Run) -> Structure:
         """Who makes this model call."""
-        metadata = run.metadata
-        namespace = metadata.get("langgraph_checkpoint_ns") or metadata.get("checkpoint_ns") or None
-        node = metadata.get("langgraph_node")
-        tools = (above.tool_call_id for above in self.upwards(run) if above.tool_call_id)
+        node = run.metadata.get("langgraph_node")
         return Structure(
             framework="langgraph" if node else "langchain",
-            agent=self._agent(run, namespace),
+            agent=self._agent(run),
             node=node,
-            step=metadata.get("langgraph_step"),
-            namespace=namespace,
-            parent=next((call for tool in tools if (call := self.asker(scope, tool))), None),
+            step=run.metadata.get("langgraph_step"),
+            namespace=_namespace(run),
+            parent=next((call for above in self.upwards(run) if (call := self._led_by(above))), None),
             run_id=str(run.id),
         )
 
-    def _agent(self, run: Run, namespace: str | None) -> tuple[str, ...]:
+    def _led_by(self, run: Run) -> str | None:
+        """The call that led to this run, by a tool call or a handoff."""
+        if run.asker is not None or run.parent_id is None:
+            return run.asker
+        return self._handoffs.get((run.parent_id, run.metadata.get("langgraph_node") or ""))
+
+    def _agent(self, run: Run) -> tuple[str, ...]:
         """Names of the agents, the outermost first; in a graph that names none, its nodes are the agents."""
         names: list[str] = []
         for above in self.upwards(run):
@@ -91,4 +116,9 @@ class Runs:
                 names.append(name)
         if names:
             return tuple(reversed(names))
+        namespace = _namespace(run)
         return tuple(part.partition(":")[0] for part in namespace.split("|")) if namespace else ()
+
+
+def _namespace(run: Run) -> str | None:
+    return run.metadata.get("langgraph_checkpoint_ns") or run.metadata.get("checkpoint_ns") or None

@@ -66,7 +66,14 @@ class LocalBackend:
         length = min(config.model.context_length, *map(context_length, models))
         version = saved.record["step"] if saved else 0
         sampler = Sampler(model, context_length=length, max_rows=config.agent.concurrency, version=version)
-        server = PolicyServer(sampler, tokenizer, model_name=source.name, key=secrets.token_urlsafe(16))
+        server = PolicyServer(
+            sampler,
+            tokenizer,
+            model_name=source.name,
+            key=secrets.token_urlsafe(16),
+            host=config.trainer.host,
+            port=config.trainer.port,
+        )
         return cls(folder, model, tokenizer, sampler, server, learner, saved.record if saved else None)
 
     @contextlib.asynccontextmanager

@@ -1,4 +1,4 @@
-"""The policy behind an OpenAI-compatible endpoint on loopback, in a thread of the trainer's process.
+"""The policy behind an OpenAI-compatible endpoint, in a thread of the trainer's process; on loopback unless told.
 
 Unlike a serving engine's it refuses what would bend the distribution, and says with which version of the weights each
 answer was sampled.
@@ -10,7 +10,6 @@ import hashlib
 import hmac
 import json
 import secrets
-import socket
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
@@ -21,7 +20,9 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from transformers import PreTrainedTokenizerBase
 
-from leyden.errors import BadInput, LeydenError, Unreachable
+from leyden.errors import BadConfig, BadInput, LeydenError, Unreachable
+from leyden.server.listening import is_loopback, listen, url_of
+from leyden_trainer.local.continuation import Conversations, Turn
 from leyden_trainer.local.policy_answer import AnswerForm, Transcript
 from leyden_trainer.local.policy_request import ChatRequest, CompletionRequest, PolicyRequest, parse_request
 from leyden_trainer.local.rendering import Renderer
@@ -41,7 +42,15 @@ class ContextOverflow(BadInput):
 
 
 class PolicyServer:
-    """Serves one sampler. `key` is the bearer key that opens it; None: open to every local process."""
+    """Serves one sampler.
+
+    Args:
+        key: the bearer key that opens it; None, on loopback only: open to every process of this machine.
+        host: an address of this machine by which the gateway reaches it.
+
+    Raises:
+        BadConfig: the port is in use, the address is not one of this machine, or it is not loopback and has no key.
+    """
 
     def __init__(
         self,
@@ -58,9 +67,11 @@ class PolicyServer:
         self.model_name = model_name
         self.key = key
         self.stop_ids = _stop_ids(sampler, tokenizer)
-        self._renderer = Renderer(tokenizer)
-        self._socket = socket.create_server((host, port))
-        self.url = f"http://{host}:{self._socket.getsockname()[1]}/v1"
+        self._conversations = Conversations(Renderer(tokenizer), self.stop_ids)
+        if not is_loopback(host) and not key:
+            raise BadConfig(f"refusing to serve the policy on {host} without a key")
+        self._socket = listen(host, port, setting="trainer.port")
+        self.url = f"{url_of(self._socket)}/v1"
         config = uvicorn.Config(
             self._app(), log_level="warning", access_log=False, ws="none", timeout_graceful_shutdown=STOP_GRACE_S
         )
@@ -95,14 +106,14 @@ class PolicyServer:
         @app.post("/v1/chat/completions")
         async def chat(request: Request) -> Response:
             asked = parse_request(ChatRequest, await self._body(request))
-            options = asked.chat_template_kwargs
-            prompt_ids = self._renderer.prompt_ids(asked.messages, asked.offered_tools, options)
-            return await self._answer(request, asked, prompt_ids)
+            session, options = request.headers.get("x-leyden-rollout"), asked.chat_template_kwargs
+            turn = self._conversations.turn(session, asked.messages, asked.offered_tools, options)
+            return await self._answer(request, asked, turn.prompt_ids, turn)
 
         @app.post("/v1/completions")
         async def completions(request: Request) -> Response:
             asked = parse_request(CompletionRequest, await self._body(request))
-            return await self._answer(request, asked, self._completion_prompt(asked))
+            return await self._answer(request, asked, self._completion_prompt(asked), None)
 
         return app
 
@@ -129,19 +140,27 @@ class PolicyServer:
             raise BadInput(f"prompt has token id {wrong[0]}, expected 0 to {size - 1}")
         return asked.prompt
 
-    async def _answer(self, request: Request, asked: PolicyRequest, prompt_ids: tuple[int, ...]) -> Response:
+    async def _answer(
+        self, request: Request, asked: PolicyRequest, prompt_ids: tuple[int, ...], turn: Turn | None
+    ) -> Response:
         form = AnswerForm(self.tokenizer, asked, prompt_ids, self.model_name)
         transcripts = [Transcript(self.tokenizer, asked, self.stop_ids) for _ in range(asked.n)]
         if not asked.stream:
             futures = self.sampler.submit(self._sample_requests(asked, prompt_ids, transcripts, None))
             samples = await _unless_gone(request, futures)
-            return JSONResponse(form.whole(samples, transcripts)) if samples else Response(status_code=499)
+            if not samples:
+                return Response(status_code=499)
+            answer = form.whole(samples, transcripts)
+            for choice, sample in zip(answer["choices"], samples, strict=True):
+                if turn is not None:
+                    turn.remember(choice["message"], sample.token_ids)
+            return JSONResponse(answer)
         tokens = _Tokens()
         futures = self.sampler.submit(self._sample_requests(asked, prompt_ids, transcripts, tokens))
         loop = asyncio.get_running_loop()
         for index, future in enumerate(futures):
             future.add_done_callback(lambda _, index=index: _put(loop, tokens, (index, None)))
-        chunks = _chunks(form, transcripts, futures, tokens)
+        chunks = _chunks(form, transcripts, futures, tokens, turn)
         return StreamingResponse(_event_stream(chunks), media_type="text/event-stream")
 
     def _sample_requests(
@@ -226,6 +245,7 @@ async def _chunks(
     transcripts: Sequence[Transcript],
     futures: "Sequence[Future[Sample]]",
     tokens: _Tokens,
+    turn: Turn | None,
 ) -> AsyncGenerator[dict[str, Any]]:
     """Every token as it is sampled, then each choice's ending. Leaving early drops the rows."""
     begun: set[int] = set()
@@ -235,7 +255,10 @@ async def _chunks(
             index, token = await tokens.get()
             if token is None:
                 num_ended += 1
-                yield form.ending(index, futures[index].result(), transcripts[index])
+                sample = futures[index].result()
+                if turn is not None:
+                    turn.remember(transcripts[index].message(sample.token_ids), sample.token_ids)
+                yield form.ending(index, sample, transcripts[index])
             else:
                 yield form.chunk(index, transcripts[index].add(token.id), token, first=index not in begun)
                 begun.add(index)

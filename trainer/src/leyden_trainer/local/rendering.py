@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from leyden.errors import BadInput
 
-__all__ = ["Renderer"]
+__all__ = ["Renderer", "text_of"]
 
 REMEMBERED = 512
 
@@ -36,15 +36,16 @@ class Renderer:
         """
         key = json.dumps([messages, tools, options], sort_keys=True)
         if key not in self._rendered:
-            self._rendered[key] = self._render(messages, tools, options)
+            self._rendered[key] = self.tokens(self.text(messages, tools, options))
             if len(self._rendered) > REMEMBERED:
                 self._rendered.popitem(last=False)
         self._rendered.move_to_end(key)
         return self._rendered[key]
 
-    def _render(
+    def text(
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], options: Mapping[str, Any]
-    ) -> tuple[int, ...]:
+    ) -> str:
+        """The prompt as text; arguments and errors as `prompt_ids`."""
         if self.tokenizer.chat_template is None:
             raise BadInput("the model's tokenizer has no chat template; use /v1/completions, or an instruct model")
         conversation = [_for_template(message) for message in messages]
@@ -56,17 +57,22 @@ class Renderer:
         except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
             raise BadInput(f"the model's chat template refused the messages: {error}") from error
         assert isinstance(text, str)
+        return text
+
+    def tokens(self, text: str) -> tuple[int, ...]:
+        """The tokens of rendered text, special ones among them."""
         return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
 
 
 def _for_template(message: Mapping[str, Any]) -> dict[str, Any]:
-    rendered = {**message, "content": _text(message.get("content"))}
+    rendered = {**message, "content": text_of(message.get("content"))}
     if message.get("tool_calls"):
         rendered["tool_calls"] = [_tool_call(call) for call in message["tool_calls"]]
     return rendered
 
 
-def _text(content: Any) -> str:
+def text_of(content: Any) -> str:
+    """A message's content as text; `BadInput` if it holds anything else."""
     if content is None:
         return ""
     if isinstance(content, str):

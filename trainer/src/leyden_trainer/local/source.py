@@ -13,9 +13,11 @@ import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from leyden.errors import BadConfig
 
@@ -96,15 +98,21 @@ def _convert(file: Path, folder: Path) -> None:
         model = AutoModelForCausalLM.from_pretrained(
             file.parent,
             gguf_file=file.name,
-            # Without it the model counts as quantized, and can be neither trained nor saved.
-            quantization_config=GgufConfig(dequantize=True),
             dtype=torch.float32,
+            **_dequantized(),
         )
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     except (OSError, ValueError, LookupError, NotImplementedError, struct.error) as error:
         raise BadConfig(f"transformers cannot read {file}: {error}") from error
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def _dequantized() -> dict[str, Any]:
+    """Newer versions of transformers count a GGUF model as quantized, to be neither trained nor saved, unless told."""
+    if not hasattr(transformers, "GgufConfig"):
+        return {}
+    return {"quantization_config": transformers.GgufConfig(dequantize=True)}
 
 
 def _fresh_folder(beside: Path) -> "tempfile.TemporaryDirectory[str]":

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
+from pydantic import BaseModel, JsonValue, ValidationError
 
 from leyden.errors import LeydenError
+from leyden.types import Endpoint
 
-__all__ = ["doctor"]
+__all__ = ["Finding", "doctor", "python_finding"]
 
 _TESTED = {"openai": ((1, 109), (4, 0)), "langchain-core": ((1, 0), (2, 0)), "langgraph": ((1, 0), (2, 0))}
 
@@ -35,7 +37,7 @@ def doctor(
 
     Example: LEYDEN_KEY=... leyden doctor --server http://127.0.0.1:4700
     """
-    findings = [_python(), *_frameworks(), *_adapters(), _trainer()]
+    findings = [python_finding(*sys.version_info[:3]), *_frameworks(), *_adapters(), _trainer()]
     findings += asyncio.run(_server(server)) if server else [_port(port)]
     for finding in findings:
         print(f"{'ok      ' if finding.ok else 'problem '} {finding.text}")
@@ -45,9 +47,10 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _python() -> Finding:
-    version = ".".join(map(str, sys.version_info[:3]))
-    good = (3, 11) <= sys.version_info[:2] <= (3, 13)
+def python_finding(major: int, minor: int, micro: int) -> Finding:
+    """Whether this Python is one that Leyden is for."""
+    version = f"{major}.{minor}.{micro}"
+    good = (3, 11) <= (major, minor) <= (3, 13)
     return Finding(good, f"Python {version}, leyden {importlib.metadata.version('leyden')}", "use Python 3.11 to 3.13")
 
 
@@ -99,28 +102,45 @@ async def _server(url: str) -> list[Finding]:
 
     key = os.environ.get("LEYDEN_KEY")
     if not key:
-        return [
-            Finding(False, f"no key for {url}", "set LEYDEN_KEY to the operator's key; `leyden serve` says where it is")
-        ]
+        advice = "set LEYDEN_KEY to the operator's key; `leyden serve` says where it is"
+        return [Finding(False, f"no key for {url}", advice)]
     store = HttpStore(url, key)
-    findings: list[Finding] = []
     try:
-        health = await store.health()
-        findings.append(Finding(True, f"server {url} answers (version {health.get('version')})"))
-        endpoints = await store.endpoints()
-        findings.append(Finding(True, "its key is right"))
-        if not endpoints:
-            findings.append(Finding(False, "no model endpoint is published", "start `leyden train`, or publish one"))
-        for endpoint in endpoints:
-            findings.append(await _model(endpoint))
+        findings = [_version(url, str((await store.health()).get("version")))]
     except LeydenError as error:
-        findings.append(Finding(False, f"server {url}", str(error)))
+        return [Finding(False, f"server {url}", str(error))]
+    else:
+        return findings + await _endpoints(store)
     finally:
         await store.close()
-    return findings
 
 
-async def _model(endpoint: Any) -> Finding:
+def _version(url: str, version: str) -> Finding:
+    ours = importlib.metadata.version("leyden")
+    advice = f"this is leyden {ours}: install the same version on both sides"
+    return Finding(version == ours, f"server {url} answers, leyden {version}", advice)
+
+
+async def _endpoints(store: Any) -> list[Finding]:
+    try:
+        endpoints: list[Endpoint] = await store.endpoints()
+    except LeydenError as error:
+        return [Finding(False, "the key in LEYDEN_KEY", str(error))]
+    findings = [Finding(True, "its key is right")]
+    if not endpoints:
+        advice = "start `leyden train`, or name a model with `leyden run --model-url`"
+        findings.append(Finding(False, "no model endpoint is published", advice))
+    return findings + [await _endpoint(endpoint) for endpoint in endpoints]
+
+
+async def _endpoint(endpoint: Endpoint) -> Finding:
+    name = f"model {endpoint.model} at {endpoint.url}, version {endpoint.version}"
+    if endpoint.state == "held":
+        return Finding(False, f"{name}, is held", "its trainer swaps weights now, or died while it did: start it again")
+    return await _model(name, endpoint)
+
+
+async def _model(name: str, endpoint: Endpoint) -> Finding:
     """One tiny request, to see whether tokens and log probabilities come back."""
     import httpx
 
@@ -132,16 +152,37 @@ async def _model(endpoint: Any) -> Finding:
         "return_token_ids": True,
     }
     headers = {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
-    name = f"model {endpoint.model} at {endpoint.url}, version {endpoint.version}"
     try:
         async with httpx.AsyncClient(timeout=60, trust_env=False) as client:
             response = await client.post(f"{endpoint.url}/chat/completions", json=body, headers=headers)
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         return Finding(False, name, f"it does not answer ({type(error).__name__}): start its policy server again")
     if response.status_code != 200:
         return Finding(False, name, f"it answered {response.status_code}: {response.text[:200]}")
-    answer = response.json()
-    complete = answer.get("prompt_token_ids") and answer["choices"][0].get("token_ids")
-    return Finding(
-        bool(complete), f"{name} returns tokens", "it returns no token ids: serve it with vLLM 0.10.2 or newer"
-    )
+    missing = _missing(response.content)
+    advice = f"its answer lacks {', '.join(missing)}: serve it with vLLM 0.10.2 or newer"
+    return Finding(not missing, f"{name} returns tokens" if not missing else name, advice)
+
+
+class _Choice(BaseModel):
+    token_ids: list[int] | None = None
+    logprobs: JsonValue = None
+
+
+class _Answer(BaseModel):
+    """What training needs of an answer."""
+
+    prompt_token_ids: list[int] | None = None
+    choices: list[_Choice] = []
+
+
+def _missing(raw: bytes) -> list[str]:
+    try:
+        answer = _Answer.model_validate_json(raw)
+    except ValidationError:
+        return ["OpenAI's form"]
+    if not answer.choices:
+        return ["choices"]
+    first = answer.choices[0]
+    needed = {"prompt_token_ids": answer.prompt_token_ids, "token_ids": first.token_ids, "logprobs": first.logprobs}
+    return [name for name, value in needed.items() if not value]

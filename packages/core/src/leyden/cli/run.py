@@ -33,6 +33,7 @@ def run(
     tries: Annotated[int, typer.Option(min=1, help="Rollouts for each task.")] = 1,
     concurrency: Annotated[int, typer.Option(min=1)] = 16,
     timeout: Annotated[float, typer.Option(help="Seconds for one rollout.")] = 120.0,
+    grace: Annotated[float, typer.Option(help="Seconds that rollouts may go on after a stop.")] = 20.0,
     isolation: Annotated[str, typer.Option(help="shared, or process: one process for each rollout.")] = "shared",
     on_failure: Annotated[float, typer.Option(help="Reward of a rollout whose agent fails.")] = 0.0,
     models: Annotated[str, typer.Option(help="Names of the models that are the policy, with commas; all.")] = "",
@@ -58,6 +59,7 @@ def run(
         on_failure=on_failure,
         concurrency=concurrency,
         timeout_s=timeout,
+        grace_s=grace,
         isolation="shared" if isolation == "shared" else "process",
         routing=Routing(_names(models), _names(passthrough)),
     )
@@ -100,6 +102,7 @@ class _Session:
         self._finished: list[Rollout] = []
         self._signals: list[signal.Signals] = []
         self._stop = asyncio.Event()
+        self._working: asyncio.Task[None] | None = None
 
     async def run(self, tasks: list[Any], tries: int, endpoint: Endpoint | None, shared: bool) -> int:
         """Returns the exit status."""
@@ -116,7 +119,8 @@ class _Session:
             if endpoint is not None:
                 await store.publish(endpoint)
             if not tasks:
-                await Runner(store, options).run(self._stop)
+                self._working = asyncio.create_task(Runner(store, options).run(self._stop))
+                await self._ended(self._working)
                 return self._code()
             routed = endpoint is not None or (shared and bool(await store.endpoints()))
             run = f"run-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -135,7 +139,7 @@ class _Session:
         await store.queue(rollouts)
         console = Console(stderr=True)
         columns = (TextColumn("rollouts"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        running = asyncio.create_task(runner.run(self._stop))
+        running = self._working = asyncio.create_task(runner.run(self._stop))
         pending: list[str] = [rollout.id for rollout in rollouts]
         with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
             bar = progress.add_task("rollouts", total=len(pending))
@@ -149,7 +153,13 @@ class _Session:
                 pending = [rollout_id for rollout_id in pending if rollout_id not in done]
                 progress.advance(bar, len(done))
         self._stop.set()
-        await running
+        await self._ended(running)
+
+    async def _ended(self, running: asyncio.Task[None]) -> None:
+        """Wait for the runner; a second signal cancels it, and it has then given back what it held."""
+        await asyncio.wait({running})
+        if not (running.cancelled() and self._signals):
+            running.result()
 
     async def _summarise(self, store: Any, rollouts: list[Rollout]) -> None:
         ids = [rollout.id for rollout in rollouts]
@@ -170,14 +180,12 @@ class _Session:
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
-        current = asyncio.current_task()
-        assert current is not None
 
         def stop(number: signal.Signals) -> None:
-            if self._signals:
-                current.cancel()
+            if self._signals and self._working is not None:
+                self._working.cancel()
             self._signals.append(number)
-            print("stopping; what runs may end (again to end it at once)", file=sys.stderr)
+            print("stopping; what runs may end (again to end it at once)", file=sys.stderr, flush=True)
             self._stop.set()
 
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -4,30 +4,32 @@ Unlike an SDK's accumulator it keeps token ids and log-probabilities, and checks
 reported and left out, never repaired.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any, cast
 
 from leyden.errors import BadInput
 from leyden.gateway.asked import Asked
 from leyden.gateway.json_text import is_object, is_objects
+from leyden.store.completeness import SENTINEL, is_possible
 from leyden.types import Choice
 
 __all__ = ["Answer", "check_tokens"]
 
-_ABSENT_LOGPROB = -9999.0
-"""What vLLM writes for minus infinity: such a token cannot have been sampled."""
+_NAMED_BY_ID = "token_id:"
 
 
 def check_tokens(token_ids: list[Any], logprobs: list[Any]) -> str | None:
     """What is wrong with the tokens of one choice; None if nothing is."""
-    if not set(map(type, token_ids)) <= {int} or min(token_ids, default=0) < 0:
+    if not _are_ids(token_ids):
         return f"token ids that are no natural numbers: {token_ids[:8]}"
     if not set(map(type, logprobs)) <= {int, float}:
         return f"log-probabilities that are no numbers: {logprobs[:8]}"
     if len(token_ids) != len(logprobs):
         return f"{len(token_ids)} token ids and {len(logprobs)} log-probabilities"
-    if max(logprobs, default=0) > 0 or min(logprobs, default=0) <= _ABSENT_LOGPROB:
-        return f"log-probabilities from {min(logprobs)} to {max(logprobs)}, outside ({_ABSENT_LOGPROB}, 0]"
+    if logprobs and not is_possible(logprobs):
+        return f"log-probabilities from {min(logprobs)} to {max(logprobs)}, outside ({SENTINEL}, 0]"
     return None
 
 
@@ -39,6 +41,8 @@ class _Sampled:
     finish_reason: str | None = None
     token_ids: list[Any] | None = None
     logprobs: list[Any] | None = None
+    names: list[Any] | None = None
+    """Of the tokens beside the log-probabilities: text, or `token_id:N`."""
 
 
 class Answer:
@@ -102,8 +106,10 @@ class Answer:
         if self._asked.chat:
             content = _objects(logprobs, "content") if logprobs.get("content") is not None else None
             choice.logprobs = _joined(choice.logprobs, content and [token.get("logprob") for token in content])
+            choice.names = _joined(choice.names, content and [token.get("token") for token in content])
         else:
             choice.logprobs = _joined(choice.logprobs, logprobs.get("token_logprobs"))
+            choice.names = _joined(choice.names, logprobs.get("tokens"))
 
     def _strip(self, body: dict[str, Any], choices: list[dict[str, Any]]) -> bool:
         asked = self._asked
@@ -127,7 +133,10 @@ class Answer:
         """The choices as the store keeps them, in order, and what was wrong with their tokens."""
         kept: list[Choice] = []
         problems: list[str] = []
-        lost = self._lost_tokens()
+        lost = self._miscounted()
+        if self.prompt_token_ids is not None and not _are_ids(self.prompt_token_ids):
+            problems.append(f"the prompt came with token ids that are no natural numbers: {self.prompt_token_ids[:8]}")
+            self.prompt_token_ids = None
         for index, sampled in sorted(self._choices.items()):
             problem = _problem(sampled) or lost
             if problem:
@@ -145,20 +154,42 @@ class Answer:
             )
         return tuple(kept), problems
 
-    def _lost_tokens(self) -> str | None:
+    def _miscounted(self) -> str | None:
         """A parser in the policy server can swallow tokens; only the usage tells."""
-        told = (self.usage or {}).get("completion_tokens")
-        came = sum(len(choice.token_ids or ()) for choice in self._choices.values())
-        if told is None or told == came or not self.finished:
+        if self.usage is None or not self.finished:
             return None
-        return f"{came} token ids in all choices where the usage counts {told}"
+        sampled = sum(len(choice.token_ids or ()) for choice in self._choices.values())
+        counts = {"completion_tokens": sampled}
+        if self.prompt_token_ids is not None:
+            counts["prompt_tokens"] = len(self.prompt_token_ids)
+        for name, came in counts.items():
+            told = self.usage.get(name)
+            if told is not None and told != came:
+                return f"{came} token ids (of all choices) where the usage counts {told} {name}"
+        return None
 
 
 def _problem(sampled: _Sampled) -> str | None:
     if sampled.token_ids is None or sampled.logprobs is None:
         missing = [name for name in ("token_ids", "logprobs") if getattr(sampled, name) is None]
         return f"no {' and no '.join(missing)}"
-    return check_tokens(sampled.token_ids, sampled.logprobs)
+    return check_tokens(sampled.token_ids, sampled.logprobs) or _misnamed(sampled.token_ids, sampled.names)
+
+
+def _misnamed(token_ids: list[int], names: list[Any] | None) -> str | None:
+    """vLLM's return_tokens_as_token_ids names each token by its id: they must be the same tokens."""
+    if not names or not str(names[0]).startswith(_NAMED_BY_ID):
+        return None
+    own = [f"{_NAMED_BY_ID}{token}" for token in token_ids]
+    place = next((place for place, pair in enumerate(zip_longest(names, own)) if pair[0] != pair[1]), None)
+    if place is None:
+        return None
+    named, kept = names[place : place + 1], own[place : place + 1]
+    return f"log-probabilities of other tokens: at place {place} of {named}, not {kept}"
+
+
+def _are_ids(values: Sequence[Any]) -> bool:
+    return set(map(type, values)) <= {int} and min(values, default=0) >= 0
 
 
 def _joined(before: list[Any] | None, more: list[Any] | None) -> list[Any] | None:

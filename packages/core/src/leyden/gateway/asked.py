@@ -8,10 +8,11 @@ from typing import Any, cast
 
 from leyden.errors import BadInput
 from leyden.gateway.json_text import is_objects, load_object
+from leyden.gateway.parts import refuse_media
 from leyden.gateway.sampling import apply
 from leyden.types import Request, Sampling
 
-__all__ = ["CHAT", "COMPLETIONS", "Asked", "parse"]
+__all__ = ["CHAT", "COMPLETIONS", "Asked", "checked", "parse"]
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
@@ -19,14 +20,21 @@ COMPLETIONS = "/v1/completions"
 
 @dataclass(frozen=True)
 class Asked:
-    """One request as the agent wrote it."""
+    """One request: at which path the agent asked, and the body as the policy's API has it."""
 
     path: str
     body: dict[str, Any]
+    own: dict[str, Any] | None = None
+    """The agent's fields in the words of its own API, without messages and tools; None: `body` is what it wrote."""
+
+    @property
+    def policy_path(self) -> str:
+        """Where the policy is asked: every other API is served over chat completions."""
+        return CHAT if self.chat else COMPLETIONS
 
     @property
     def chat(self) -> bool:
-        return self.path == CHAT
+        return self.path != COMPLETIONS
 
     @property
     def model(self) -> str | None:
@@ -70,20 +78,29 @@ class Asked:
         """The request as the store keeps it."""
         messages = self.body["messages"] if self.chat else [{"role": "prompt", "content": self.body["prompt"]}]
         apart = ("messages", "tools") if self.chat else ("prompt",)
+        asked = {name: value for name, value in self.body.items() if name not in apart}
+        if self.own is not None:
+            translated = {name: value for name, value in asked.items() if self.own.get(name) != value}
+            asked, sent = self.own, {**translated, **sent}
         return Request(
             path=self.path,
             messages=tuple(messages),
             tools=tuple(self.body.get("tools") or ()) if self.chat else (),
-            asked={name: value for name, value in self.body.items() if name not in apart},
+            asked=asked,
             sent=sent,
         )
 
 
 def parse(path: str, raw: bytes) -> Asked:
     """The request in `raw`; `BadInput` if the gateway cannot read it."""
-    asked = Asked(path, load_object(raw))
+    return checked(Asked(path, load_object(raw)))
+
+
+def checked(asked: Asked) -> Asked:
+    """The request itself; `BadInput` if the gateway cannot read it, or if it holds more than text."""
     if asked.chat:
         _need_objects(asked.body, "messages")
+        _need_text(asked.body)
         if asked.body.get("tools") is not None:
             _need_objects(asked.body, "tools")
     elif not _one_prompt(asked.body.get("prompt")):
@@ -100,6 +117,16 @@ def _need_objects(body: dict[str, Any], name: str) -> None:
     value = body.get(name)
     if not is_objects(value):
         raise BadInput(f"{name} must be a list of objects, got {type(value).__name__}: {str(value)[:80]}")
+
+
+def _need_text(body: dict[str, Any]) -> None:
+    for number, message in enumerate(body["messages"]):
+        content: Any = message.get("content")
+        if is_objects(content):
+            for part in content:
+                refuse_media(part, f"messages[{number}]")
+    if body.get("modalities") not in (None, ["text"]):
+        raise BadInput(f"the policy is a text model, so modalities must be ['text'], got {body['modalities']}")
 
 
 def _need(body: dict[str, Any], name: str, kind: type) -> None:

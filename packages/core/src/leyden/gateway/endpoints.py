@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from leyden.errors import Unreachable
+from leyden.gateway.held import HeldClock
 from leyden.store.protocol import Store
 from leyden.types import Endpoint
 
 __all__ = ["Endpoints", "Picked", "choose"]
 
 _FRESH_S = 0.05
+_APART_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Endpoints:
             return self._read
         async with self._lock:
             if self._begun_at < oldest:
+                # Many answers that end at about the same time share one look; one that ends alone does not wait.
+                await asyncio.sleep(max(0.0, self._begun_at + _APART_S - time.monotonic()))
                 begun_at = time.monotonic()
                 self._read = await self._store.endpoints()
                 self._begun_at = begun_at
@@ -67,18 +71,23 @@ class Endpoints:
         endpoints = await self.all(not_before=time.monotonic())
         return next((endpoint.version for endpoint in endpoints if endpoint.id == endpoint_id), None)
 
-    async def pick(self, key: str) -> Picked:
-        """The ready endpoint for `key`, waiting while it is held.
+    async def pick(self, key: str, clock: HeldClock) -> Picked:
+        """The ready endpoint for `key`, waiting while it is held; `clock` runs meanwhile.
 
         Raises:
             Unreachable: no endpoint was published in time, or it stayed held for too long.
         """
-        begun_at: float | None = None
+        endpoint = choose(await self.all(), key)
+        if endpoint is not None and endpoint.state == "ready":
+            return Picked(endpoint, 0.0)
+        with clock.holding():
+            return await self._ready(key)
+
+    async def _ready(self, key: str) -> Picked:
+        begun_at = time.monotonic()
         while True:
             endpoint = choose(await self.all(), key)
-            now = time.monotonic()
-            begun_at = now if begun_at is None else begun_at
-            held_s = now - begun_at
+            held_s = time.monotonic() - begun_at
             if endpoint is not None and endpoint.state == "ready":
                 return Picked(endpoint, held_s)
             if endpoint is None and held_s >= self._absent_timeout_s:

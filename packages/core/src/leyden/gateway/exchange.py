@@ -10,21 +10,22 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
-import httpx
 from pydantic import ValidationError
 
-from leyden.errors import BadInput, LeaseLost, LeydenError
+from leyden.errors import BadInput, Conflict, LeaseLost, LeydenError
 from leyden.gateway.answer import Answer
 from leyden.gateway.asked import Asked
 from leyden.gateway.caller import Caller
+from leyden.gateway.door import Reply
 from leyden.gateway.endpoints import Endpoints, Picked
 from leyden.gateway.fault import Fault, fault, fault_of
-from leyden.gateway.json_text import dump, is_object, load_object
+from leyden.gateway.held import HeldClock
+from leyden.gateway.json_text import is_object, load_object
 from leyden.gateway.rollouts import RunningRollouts
-from leyden.gateway.sse import DONE, EventParser, event
-from leyden.gateway.upstream import Upstream
+from leyden.gateway.sse import DONE, EventParser
+from leyden.gateway.upstream import Answering, Upstream
 from leyden.store.protocol import Store
 from leyden.types import Attempt, Call, CallStatus, Sampling, new_id
 
@@ -32,6 +33,7 @@ __all__ = ["ClientGone", "Exchange", "Parts", "Receive"]
 
 _log = logging.getLogger("leyden.gateway")
 _T = TypeVar("_T")
+_P = ParamSpec("_P")
 
 Receive = Callable[[], Awaitable[Any]]
 """ASGI's receive."""
@@ -54,11 +56,12 @@ class Parts:
 
 
 class Exchange:
-    """One attempt of one call."""
+    """One attempt of one call. `reply` words the answer in the API that the agent asked in."""
 
-    def __init__(self, parts: Parts, caller: Caller, asked: Asked) -> None:
+    def __init__(self, parts: Parts, caller: Caller, asked: Asked, reply: Reply) -> None:
         self.caller = caller
         self.asked = asked
+        self.reply = reply
         self._parts = parts
         self._id = new_id()
         self._answer = Answer(asked)
@@ -100,20 +103,20 @@ class Exchange:
     async def whole(self) -> bytes:
         """Forward a request without a stream; the body for the agent."""
         async with self._sending() as response:
-            raw = await response.aread()
+            raw = await response.read()
             body = self._load(raw)
             if not body.get("choices"):
                 raise self._unreadable(f"an answer without choices: {raw[:200]!r}")
             self._take(body)
-        return dump(body)
+            return self._said(self.reply.whole, body)
 
     async def stream(self, write: Callable[[bytes], Awaitable[None]]) -> bytes:
         """Forward a request with a stream; passes events on with `write`, and returns those that are held back."""
         held_back: list[bytes] = []
         async with self._sending() as response:
-            await write(b"")
+            await write(self.reply.opening())
             parser = EventParser()
-            async for received in response.aiter_bytes():
+            async for received in response.pieces():
                 early: list[bytes] = []
                 for data in parser.feed(received):
                     if data == DONE:
@@ -121,17 +124,19 @@ class Exchange:
                     body = self._load(data)
                     visible = self._take(body)
                     if visible:
-                        (held_back if self._answer.ending else early).append(event(dump(body)))
+                        (held_back if self._answer.ending else early).append(self._said(self.reply.chunk, body))
                 if early:
                     await write(b"".join(early))
             if not self._answer.finished:
                 raise self._unreadable("a stream that ended without a finish reason")
-        return b"".join([*held_back, event(DONE)])
+            held_back.append(self._said(self.reply.closing))
+        return b"".join(held_back)
 
     @asynccontextmanager
-    async def _sending(self) -> AsyncGenerator[httpx.Response]:
+    async def _sending(self) -> AsyncGenerator[Answering]:
         caller, parts = self.caller, self._parts
-        self._picked = await parts.endpoints.pick(caller.rollout_id or caller.call_id)
+        clock = caller.running.held if caller.running is not None else HeldClock()
+        self._picked = await parts.endpoints.pick(caller.rollout_id or caller.call_id, clock)
         self._begin()
         sampling, call_number = Sampling(), 0
         if caller.running is not None:
@@ -140,7 +145,9 @@ class Exchange:
                 call_number = await parts.rollouts.call_number(caller.running, caller.call_id)
         endpoint = self._picked.endpoint
         body, self._sent = self.asked.for_policy(sampling, endpoint.model, call_number)
-        async with parts.upstream.post(endpoint, self.asked.path, body, self._id) as response:
+        rollout = f"{caller.rollout_id}/{caller.attempt}" if caller.rollout_id else None
+        path = self.asked.policy_path
+        async with parts.upstream.post(endpoint, path, body, request_id=self._id, rollout=rollout) as response:
             yield response
 
     def _load(self, raw: bytes) -> dict[str, Any]:
@@ -156,6 +163,12 @@ class Exchange:
     def _take(self, body: dict[str, Any]) -> bool:
         try:
             return self._answer.take(body)
+        except BadInput as error:
+            raise self._unreadable(str(error)) from error
+
+    def _said(self, say: Callable[_P, bytes], *args: _P.args, **kwargs: _P.kwargs) -> bytes:
+        try:
+            return say(*args, **kwargs)
         except BadInput as error:
             raise self._unreadable(str(error)) from error
 
@@ -209,7 +222,7 @@ class Exchange:
 
     def _unrecorded(self, failure: LeydenError | ValidationError) -> Fault:
         _log.error("call %s of rollout %s was not recorded: %s", self.caller.call_id, self.caller.rollout_id, failure)
-        if isinstance(failure, LeaseLost):
+        if isinstance(failure, LeaseLost | Conflict):
             return fault_of(failure)
         return fault(
             503,
@@ -239,18 +252,23 @@ class Exchange:
 
 async def _unless_gone(work: Coroutine[Any, Any, _T], receive: Receive) -> _T:
     """The result of `work`, which is cancelled when the client leaves."""
+    current = asyncio.current_task()
+    assert current is not None
+    gone = False
 
     async def watch() -> None:
+        nonlocal gone
         while (await receive())["type"] != "http.disconnect":
             pass
+        gone = True
+        current.cancel()
 
-    working, watching = asyncio.create_task(work), asyncio.create_task(watch())
+    watching = asyncio.create_task(watch())
     try:
-        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientGone
-        return working.result()
+        return await work
+    except asyncio.CancelledError:
+        if gone and not current.uncancel():
+            raise ClientGone from None
+        raise
     finally:
-        working.cancel()
         watching.cancel()
-        await asyncio.gather(working, watching, return_exceptions=True)

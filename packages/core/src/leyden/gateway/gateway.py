@@ -1,4 +1,4 @@
-"""The OpenAI-compatible door to the policy: who may pass, and the parts that every exchange shares.
+"""The way to the policy: who may pass, and the parts that every exchange shares.
 
 Unlike a load-balancing proxy it belongs to a store: each attempt at the model is on record before its answer is given.
 """
@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from leyden.errors import BadInput, LeydenError
-from leyden.gateway.asked import parse
 from leyden.gateway.caller import caller_of
+from leyden.gateway.door import Door
 from leyden.gateway.endpoints import Endpoints
 from leyden.gateway.exchange import Exchange, Parts
 from leyden.gateway.fault import fault, fault_of
@@ -44,7 +44,7 @@ class Gateway:
         self._parts = Parts(store, endpoints, RunningRollouts(store), Upstream())
         self._unattributed = unattributed
 
-    async def open(self, access: Access, path: str, headers: Mapping[str, str], raw: bytes) -> Exchange:
+    async def open(self, access: Access, door: Door, headers: Mapping[str, str], raw: bytes) -> Exchange:
         """Let a request in.
 
         Raises:
@@ -52,13 +52,11 @@ class Gateway:
         """
         try:
             running = await self._attributed(access)
+            caller = caller_of(headers, running, access.attempt or 1)
+            asked, reply = await door.ask(raw, caller, self._parts.store)
         except LeydenError as error:
             raise fault_of(error) from error
-        caller = caller_of(headers, running, access.attempt or 1)
-        try:
-            return Exchange(self._parts, caller, parse(path, raw))
-        except BadInput as error:
-            raise fault_of(error) from error
+        return Exchange(self._parts, caller, asked, reply)
 
     async def _attributed(self, access: Access) -> Running | None:
         if access.rollout_id is not None:
@@ -72,6 +70,17 @@ class Gateway:
             )
         _log.warning("a model call under the operator's key belongs to no rollout; it is recorded without one")
         return None
+
+    async def held_s(self, access: Access) -> float:
+        """How many seconds requests of the rollout that this key opens have been held, until now.
+
+        Raises:
+            LeydenError: the key opens no running rollout.
+        """
+        if access.rollout_id is None:
+            raise BadInput("the operator's key names no rollout; ask with a rollout's own key")
+        running = await self._parts.rollouts.admit(access.rollout_id, access.attempt or 0)
+        return running.held.held_s
 
     async def models(self) -> list[dict[str, Any]]:
         """The models that can be asked for, as OpenAI lists them."""

@@ -1,13 +1,14 @@
 """The rollouts that call the model now: looked up once, re-read once a second, their calls numbered.
 
-Not a session store: everything in it can be read again, so a restart of the gateway loses nothing.
+Not a session store: all but the time that rollouts were held can be read again after a restart of the gateway.
 """
 
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from leyden.errors import LeaseLost
+from leyden.gateway.held import HeldClock
 from leyden.store.protocol import Store
 from leyden.types import Rollout
 
@@ -24,6 +25,7 @@ class Running:
     read_at: float
     numbers: dict[str, int] | None = None
     """Call id → n, for seeds; None until the first one is asked for."""
+    held: HeldClock = field(default_factory=HeldClock)
 
 
 class RunningRollouts:

@@ -1,37 +1,56 @@
-"""The gateway's routes: OpenAI's chat completions, completions and models; its other paths are refused by name."""
+"""The gateway's routes: one for each door, and the models; other paths are refused by name."""
 
 from collections.abc import Awaitable, Callable
 
 from fastapi import APIRouter, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from leyden.errors import LeydenError
+from leyden.gateway.door import Door
+from leyden.gateway.doors import DOORS
 from leyden.gateway.exchange import ClientGone, Exchange
 from leyden.gateway.fault import Fault, fault, fault_of
 from leyden.gateway.gateway import Gateway
-from leyden.gateway.sse import event
 from leyden.keys import Access
 
-__all__ = ["gateway_router"]
+__all__ = ["ModelDoor", "gateway_router"]
 
 AccessOf = Callable[[Request], Access]
 
 
-def gateway_router(gateway: Gateway, access_of: AccessOf) -> APIRouter:
-    """The routes under /v1. `access_of` tells what a request's key opens, or raises `Forbidden`."""
-    router = APIRouter(prefix="/v1", tags=["gateway"])
+class ModelDoor:
+    """The APIs for model calls as an ASGI app of their own: FastAPI's layers would cost each call a tenth more.
 
-    async def complete(request: Request) -> Response:
-        """Forward to the policy, record, answer; as OpenAI's, with streaming."""
+    Each API is a door (`leyden.gateway.doors`). `access_of` tells what a request's key opens, or raises `Forbidden`.
+    """
+
+    paths = frozenset(DOORS)
+
+    def __init__(self, gateway: Gateway, access_of: AccessOf) -> None:
+        self._gateway = gateway
+        self._access_of = access_of
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Forward to the policy, record, answer in the words of the API that was asked, with streaming."""
+        request, door = Request(scope, receive), DOORS[scope["path"]]
         try:
-            access = access_of(request)
-            exchange = await gateway.open(access, request.url.path, request.headers, await request.body())
+            access = self._access_of(request)
+            exchange = await self._gateway.open(access, door, request.headers, await request.body())
+        except ClientDisconnect:
+            return
         except LeydenError as error:
-            return _refusal(fault_of(error))
+            await _refusal(door.refusal(fault_of(error)))(scope, receive, send)
         except Fault as error:
-            return _refusal(error)
-        return _Answering(exchange)
+            await _refusal(door.refusal(error))(scope, receive, send)
+        else:
+            await _Answering(exchange, door)(scope, receive, send)
+
+
+def gateway_router(gateway: Gateway, access_of: AccessOf) -> APIRouter:
+    """What else is under /v1."""
+    router = APIRouter(prefix="/v1", tags=["gateway"])
 
     async def models(request: Request) -> Response:
         """The models that are published."""
@@ -41,14 +60,23 @@ def gateway_router(gateway: Gateway, access_of: AccessOf) -> APIRouter:
         except LeydenError as error:
             return _refusal(fault_of(error))
 
-    async def other(request: Request) -> Response:
-        """What OpenAI serves and this gateway does not."""
-        served = "/v1/chat/completions, /v1/completions and /v1/models"
-        return _refusal(fault(404, f"{request.url.path} is not served here; {served} are", code="not_served"))
+    async def held(request: Request) -> Response:
+        """How long the requests of this key's rollout were held for weight swaps; its runner does not count it."""
+        try:
+            return JSONResponse({"held_s": await gateway.held_s(access_of(request))})
+        except LeydenError as error:
+            return _refusal(fault_of(error))
 
-    router.add_api_route("/chat/completions", complete, methods=["POST"], summary="Chat completion")
-    router.add_api_route("/completions", complete, methods=["POST"], summary="Completion")
+    async def other(request: Request) -> Response:
+        """What others serve and this gateway does not."""
+        path, served = request.url.path, ", ".join(DOORS) + " and /v1/models"
+        why = "; the gateway does not count tokens, the answer's usage does" if path.endswith("/count_tokens") else ""
+        error = fault(404, f"{path} is not served here{why}; {served} are", code="not_served")
+        door = next((door for own, door in DOORS.items() if path.startswith(f"{own}/")), None)
+        return _refusal(door.refusal(error) if door else error)
+
     router.add_api_route("/models", models, methods=["GET"], summary="Published models")
+    router.add_api_route("/held", held, methods=["GET"], summary="Time held")
     router.add_api_route("/{path:path}", other, methods=["GET", "POST"], include_in_schema=False)
     return router
 
@@ -60,9 +88,10 @@ def _refusal(error: Fault) -> Response:
 class _Answering(Response):
     """Runs the exchange while the client listens: only here are both ASGI's receive and send at hand."""
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, door: Door) -> None:
         super().__init__()
         self._exchange = exchange
+        self._door = door
         self._begun = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -90,11 +119,12 @@ class _Answering(Response):
     async def _fail(self, error: Fault, send: Send, write: Callable[[bytes], Awaitable[None]]) -> None:
         """As a status if nothing was sent yet, else as an event of the stream, which then ends without a finish."""
         if self._begun:
-            await write(event(error.body))
+            await write(self._exchange.reply.failure(error))
             await send({"type": "http.response.body", "body": b"", "more_body": False})
             return
-        await _start(send, error.status, {**error.headers, **self._exchange.headers})
-        await send({"type": "http.response.body", "body": error.body, "more_body": False})
+        told = self._door.refusal(error)
+        await _start(send, told.status, {**told.headers, **self._exchange.headers})
+        await send({"type": "http.response.body", "body": told.body, "more_body": False})
 
 
 async def _start(send: Send, status: int, headers: dict[str, str]) -> None:

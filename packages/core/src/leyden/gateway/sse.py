@@ -29,6 +29,7 @@ class EventParser:
         return events
 
 
-def event(data: bytes) -> bytes:
-    """One event with this data (one line)."""
-    return b"data: " + data + b"\n\n"
+def event(data: bytes, name: str | None = None) -> bytes:
+    """One event with this data (one line), and with a name in the APIs that name their events."""
+    named = b"" if name is None else b"event: " + name.encode() + b"\n"
+    return named + b"data: " + data + b"\n\n"

@@ -1,6 +1,4 @@
-"""Runs the user's agent on claimed rollouts: a parent that holds the operator's key, and workers that do not."""
+"""Runs the user's agent on claimed rollouts: a parent that holds the operator's key, and workers that do not.
 
-from leyden.runner.options import RunnerOptions
-from leyden.runner.runner import Runner
-
-__all__ = ["Runner", "RunnerOptions"]
+Nothing is imported here: a worker starts without the store, which only its parent needs.
+"""

@@ -12,6 +12,7 @@ __all__ = ["Verdict", "judge"]
 
 _INFRASTRUCTURE_STATUS = {401, 403, 409, 410}
 _OVERFLOW = "context_length_exceeded"
+_CLIENTS = ("openai", "anthropic")
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ def judge(error: BaseException) -> Verdict:
     for cause in _chain(error):
         if isinstance(cause, Unattributed):
             return Verdict("incomplete", _failure("infrastructure", cause))
-        if getattr(cause, "code", None) == _OVERFLOW:
+        if _OVERFLOW in (getattr(cause, "code", None), getattr(cause, "error_code", None)):
             return Verdict("failed", _failure("context_overflow", cause))
         if _is_infrastructure(cause):
             return Verdict("lost", _failure("infrastructure", cause))
@@ -37,12 +38,14 @@ def judge(error: BaseException) -> Verdict:
 def _is_infrastructure(error: BaseException) -> bool:
     if isinstance(error, LeydenError):
         return True
-    if not type(error).__module__.startswith("openai"):
+    if not type(error).__module__.startswith(_CLIENTS):
         return False
     status = getattr(error, "status_code", None)
     if isinstance(status, int):
         return status >= 500 or status in _INFRASTRUCTURE_STATUS
-    return "Connection" in type(error).__name__ or "Timeout" in type(error).__name__
+    # A plain APIError is an error event in the middle of a stream, which had begun with status 200.
+    name = type(error).__name__
+    return name == "APIError" or "Connection" in name or "Timeout" in name
 
 
 def _failure(kind: FailureKind, error: BaseException) -> Failure:

@@ -6,7 +6,9 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 from leyden.types import Failure
 
-__all__ = ["Done", "Job", "Setup"]
+__all__ = ["LINE_LIMIT", "Done", "Job", "Setup"]
+
+LINE_LIMIT = 2**26  # bytes of one line
 
 
 class Message(BaseModel):
@@ -47,3 +49,5 @@ class Done(Message):
     failure: Failure | None = None
     call_ids: tuple[str, ...] = ()
     losses: tuple[str, ...] = ()
+    abandoned: int = 0
+    """Runs whose time is over and that still go on in the worker, because nothing can stop them."""

@@ -8,8 +8,9 @@ import sys
 from typing import Self
 
 from leyden.errors import BadConfig
-from leyden.runner.messages import Done, Job, Setup
-from leyden.runner.worker import LINE_LIMIT
+from leyden.keys import STAND_IN_KEY
+from leyden.runner.messages import LINE_LIMIT, Done, Job, Setup
+from leyden.runner.watchdog import BLOCKED_STATUS
 from leyden.types import Failure
 
 __all__ = ["WorkerProcess"]
@@ -28,6 +29,8 @@ class WorkerProcess:
         self._writer = writer
         self._waiting: dict[tuple[str, int], asyncio.Future[Done]] = {}
         self._listening: asyncio.Task[None] | None = None
+        self.abandoned = 0
+        """Runs that are over and still go on there, as it said last."""
 
     @classmethod
     async def start(cls, setup: Setup, environment: dict[str, str] | None = None) -> Self:
@@ -39,7 +42,7 @@ class WorkerProcess:
         ours, theirs = socket.socketpair()
         # Clients are often built when a module is imported, and refuse to be without a key; the hook replaces it.
         inherited = {name: value for name, value in os.environ.items() if name not in _SECRETS}
-        environment = {"OPENAI_API_KEY": "leyden", **inherited, **(environment or {})}
+        environment = {"OPENAI_API_KEY": STAND_IN_KEY, **inherited, **(environment or {})}
         command = [sys.executable, "-m", "leyden.runner.worker", str(theirs.fileno())]
         with theirs:
             process = await asyncio.create_subprocess_exec(
@@ -63,6 +66,11 @@ class WorkerProcess:
     @property
     def alive(self) -> bool:
         return self._process.returncode is None and self._listening is not None and not self._listening.done()
+
+    @property
+    def busy(self) -> bool:
+        """Whether somebody waits for a run."""
+        return bool(self._waiting)
 
     async def run(self, job: Job) -> Done:
         """Run the agent once; cancelling it cancels the run."""
@@ -95,6 +103,7 @@ class WorkerProcess:
         with contextlib.suppress(ConnectionError):
             while line := await self._reader.readline():
                 done = Done.model_validate_json(line)
+                self.abandoned = done.abandoned
                 future = self._waiting.get((done.rollout_id or "", done.attempt))
                 if future is not None and not future.done():
                     future.set_result(done)
@@ -105,7 +114,13 @@ class WorkerProcess:
 
 
 def _died(code: int | None) -> Failure:
-    return Failure(kind="infrastructure", message=f"the worker process ended with exit status {code}")
+    message = f"the worker process ended with exit status {code}"
+    if code == BLOCKED_STATUS:
+        message += (
+            ": an async agent blocked the event loop for longer than its time limit; await what takes long, or make "
+            "the agent a plain def"
+        )
+    return Failure(kind="infrastructure", message=message)
 
 
 def _lost(key: tuple[str, int], failure: Failure) -> Done:

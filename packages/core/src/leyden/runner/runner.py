@@ -8,14 +8,14 @@ import contextlib
 import ctypes
 import logging
 import sys
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from typing import Literal
 
 from leyden.errors import LeaseLost, LeydenError, NotFound, Unreachable
 from leyden.runner.grading import Grader
 from leyden.runner.messages import Done, Job, Setup
 from leyden.runner.options import RunnerOptions
-from leyden.runner.process import WorkerProcess
+from leyden.runner.workers import Workers
 from leyden.store.protocol import Store
 from leyden.types import Claim, Outcome, Reward, Rollout
 
@@ -38,8 +38,7 @@ class Runner:
         self._on_finished = on_finished
         self._grader = Grader(options.reward) if options.reward else None
         self._running: dict[tuple[str, int], asyncio.Task[None]] = {}
-        self._shared: WorkerProcess | None = None
-        self._starting = asyncio.Lock()
+        self._workers = Workers(self._setup())
         self._slots = asyncio.Semaphore(options.concurrency)
         self._told: set[str] = set()
 
@@ -51,8 +50,7 @@ class Runner:
             Unreachable: the server was away for longer than `patience_s`.
         """
         _hide_memory()
-        if self._options.isolation == "shared":
-            self._shared = await WorkerProcess.start(self._setup())
+        await self._workers.start()
         heart = asyncio.create_task(self._heartbeats())
         stopping = asyncio.create_task(stop.wait())
         try:
@@ -63,8 +61,7 @@ class Runner:
             stopping.cancel()
             heart.cancel()
             await self._give_back()
-            if self._shared is not None:
-                await self._shared.stop()
+            await self._workers.stop()
 
     def _setup(self) -> Setup:
         options = self._options
@@ -133,37 +130,15 @@ class Runner:
 
     async def _run_agent(self, claim: Claim) -> Done:
         rollout = claim.rollout
-        gateway = rollout.mode != "trace"
         job = Job(
             rollout_id=rollout.id,
             attempt=rollout.attempt,
             task=rollout.task,
             key=claim.key,
-            gateway=gateway,
+            gateway=rollout.mode != "trace",
             timeout_s=self._options.timeout_s,
         )
-        async with self._worker(claim, routed=gateway) as worker:
-            return await worker.run(job)
-
-    @contextlib.asynccontextmanager
-    async def _worker(self, claim: Claim, *, routed: bool) -> AsyncGenerator[WorkerProcess]:
-        """The shared worker, started again if it died; or one for this rollout alone."""
-        if self._options.isolation == "shared":
-            async with self._starting:
-                if self._shared is None or not self._shared.alive:
-                    self._shared = await WorkerProcess.start(self._setup())
-            yield self._shared
-            return
-        worker = await WorkerProcess.start(self._setup(), self._routes(claim) if routed else None)
-        try:
-            yield worker
-        finally:
-            await worker.stop()
-
-    def _routes(self, claim: Claim) -> dict[str, str]:
-        """For clients that are not Python's `openai`, in this process or in those that it starts."""
-        url = f"{self._options.server_url}/v1"
-        return {"OPENAI_BASE_URL": url, "OPENAI_API_BASE": url, "OPENAI_API_KEY": claim.key or ""}
+        return await self._workers.run(job)
 
     async def _outcome(self, rollout: Rollout, done: Done) -> Outcome:
         ending = Outcome(

@@ -1,7 +1,8 @@
 """A worker process: runs agent code, many rollouts on one event loop, and holds rollout keys only.
 
 Started as `python -m leyden.runner.worker FD` with one end of a socket pair. Async agents share the loop; each run of a
-sync agent has a daemon thread, which is abandoned when its time is over, its scope closed.
+sync agent has a daemon thread, which is abandoned when its time is over, its scope closed. Time in which the gateway
+held the rollout's requests does not count.
 """
 
 import asyncio
@@ -10,23 +11,25 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from leyden.capture import flush, install_capture
 from leyden.errors import BadConfig
-from leyden.runner.failures import Verdict, judge
-from leyden.runner.messages import Done, Job, Setup
+from leyden.runner.failures import judge
+from leyden.runner.held import held_s
+from leyden.runner.messages import LINE_LIMIT, Done, Job, Setup
 from leyden.runner.reference import load_function
+from leyden.runner.watchdog import watch_loop
 from leyden.scope import Routing, Scope, enter_scope, set_process_scope
 from leyden.types import Failure
 
 __all__ = ["main"]
 
 FLUSH_S = 10.0
-LINE_LIMIT = 2**26
+CANCEL_GRACE_S = 2.0
 
 
 class Worker:
@@ -37,6 +40,8 @@ class Worker:
         self._agent = agent
         self._writer = writer
         self._running: dict[tuple[str, int], asyncio.Task[None]] = {}
+        self._longest_s: float | None = None
+        self._abandoned: list[threading.Thread | asyncio.Task[Any]] = []
 
     def take(self, job: Job) -> None:
         """Begin a run, or cancel one."""
@@ -46,8 +51,18 @@ class Worker:
             if task is not None:
                 task.cancel()
             return
+        self._longest_s = max(job.timeout_s, self._longest_s or 0.0)
         self._running[key] = asyncio.create_task(self._run(job))
-        self._running[key].add_done_callback(lambda _: self._running.pop(key, None))
+        self._running[key].add_done_callback(lambda _: self._ended(key))
+
+    def _ended(self, key: tuple[str, int]) -> None:
+        self._running.pop(key, None)
+        if not self._running:
+            self._longest_s = None
+
+    def longest_limit_s(self) -> float | None:
+        """The longest time limit of the runs under way; None if there are none."""
+        return self._longest_s
 
     async def _run(self, job: Job) -> None:
         routing = Routing(self._setup.models, self._setup.passthrough)
@@ -68,31 +83,62 @@ class Worker:
                 failure=failure,
                 call_ids=tuple(scope.call_ids),
                 losses=tuple(scope.losses),
+                abandoned=self._count_abandoned(),
             )
         )
 
     async def _result(self, job: Job, scope: Scope) -> tuple[Any, Any, Failure | None]:
-        limit = asyncio.timeout(job.timeout_s)
         try:
-            async with limit:
-                returned = await self._call(job, scope)
-            return "returned", _jsonable(returned), None
+            return "returned", _jsonable(await self._within_limit(job, scope)), None
+        except _OutOfTime:
+            message = f"the agent took longer than {job.timeout_s:g} s (agent.timeout_s)"
+            return "failed", None, Failure(kind="timeout", message=message)
         except Exception as error:  # the runner boundary: a failed rollout is data
             verdict = judge(error)
-        if limit.expired():
-            message = f"the agent took longer than {job.timeout_s:g} s (agent.timeout_s)"
-            verdict = Verdict("failed", Failure(kind="timeout", message=message))
-        return verdict.status, None, verdict.failure
+            return verdict.status, None, verdict.failure
+
+    async def _within_limit(self, job: Job, scope: Scope) -> Any:
+        loop = asyncio.get_running_loop()
+        started, allowed_s = loop.time(), job.timeout_s
+        running = asyncio.create_task(self._call(job, scope))
+        try:
+            while True:
+                await asyncio.wait({running}, timeout=started + allowed_s - loop.time())
+                if running.cancelled():
+                    raise RuntimeError("the agent cancelled itself")
+                if running.done():
+                    return running.result()
+                # Asked only now: a request that is held has no answer yet that could tell.
+                allowed_s = job.timeout_s + await held_s(scope)
+                if loop.time() - started >= allowed_s:
+                    raise _OutOfTime
+        finally:
+            scope.closed = True
+            await self._end(running)
+
+    async def _end(self, running: asyncio.Task[Any]) -> None:
+        """Cancel what still runs; an agent that does not end then is abandoned."""
+        running.cancel()
+        await asyncio.wait({running}, timeout=CANCEL_GRACE_S)
+        if not running.done():
+            self._abandoned.append(running)
+
+    def _count_abandoned(self) -> int:
+        self._abandoned = [run for run in self._abandoned if _goes_on(run)]
+        return len(self._abandoned)
 
     async def _call(self, job: Job, scope: Scope) -> Any:
         if inspect.iscoroutinefunction(self._agent):
-            with enter_scope(scope):
-                return await self._agent(job.task)
+            return await self._on_loop(self._agent(job.task), scope)
         returned = await self._in_thread(job, scope)
-        if inspect.isawaitable(returned):
+        return await self._on_loop(returned, scope) if inspect.isawaitable(returned) else returned
+
+    async def _on_loop(self, returned: Awaitable[Any], scope: Scope) -> Any:
+        try:
             with enter_scope(scope):
                 return await returned
-        return returned
+        except SystemExit as error:
+            raise _exited(error) from error
 
     async def _in_thread(self, job: Job, scope: Scope) -> Any:
         loop = asyncio.get_running_loop()
@@ -109,20 +155,34 @@ class Worker:
             except Exception as error:  # the runner boundary
                 loop.call_soon_threadsafe(settle, None, error)
             except SystemExit as error:
-                loop.call_soon_threadsafe(settle, None, RuntimeError(f"the agent called sys.exit({error.code})"))
+                loop.call_soon_threadsafe(settle, None, _exited(error))
             else:
                 loop.call_soon_threadsafe(settle, result, None)
 
-        threading.Thread(target=run, name=f"rollout {job.rollout_id}", daemon=True).start()
+        thread = threading.Thread(target=run, name=f"rollout {job.rollout_id}", daemon=True)
+        thread.start()
         try:
             return await future
         except asyncio.CancelledError:
             scope.closed = True  # the thread cannot be stopped, but it calls no model any more
+            self._abandoned.append(thread)
             raise
 
     def say(self, done: Done) -> None:
         """Tell the parent."""
         self._writer.write(done.model_dump_json().encode() + b"\n")
+
+
+class _OutOfTime(Exception):
+    """The agent's time is over."""
+
+
+def _exited(error: SystemExit) -> RuntimeError:
+    return RuntimeError(f"the agent called sys.exit({error.code})")
+
+
+def _goes_on(run: threading.Thread | asyncio.Task[Any]) -> bool:
+    return run.is_alive() if isinstance(run, threading.Thread) else not run.done()
 
 
 def _jsonable(value: Any) -> Any:
@@ -150,6 +210,7 @@ async def _serve(descriptor: int) -> None:
         failure = judge(error).failure.model_copy(update={"message": f"cannot import {setup.agent}: {error}"})
         writer.write(Done(status="failed", failure=failure).model_dump_json().encode() + b"\n")
         return
+    watch_loop(worker.longest_limit_s)
     worker.say(Done())
     while line := await reader.readline():
         worker.take(Job.model_validate_json(line))

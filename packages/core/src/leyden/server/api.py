@@ -8,6 +8,7 @@ from leyden.errors import BadInput
 from leyden.keys import Keys
 from leyden.server import bodies
 from leyden.server.auth import access_of, operator_only, own_calls, own_rewards
+from leyden.server.waiting import while_wanted
 from leyden.store.protocol import Store
 from leyden.types import Call, Claim, Endpoint, Mode, Outcome, Page, Rollout, RolloutStatus
 
@@ -45,9 +46,10 @@ def _rollouts(store: Store, keys: Keys) -> APIRouter:
         return await store.rollouts(after=after, limit=limit, run=run, group_id=group_id, mode=mode, status=status)
 
     @router.post("/claim")
-    async def claim(body: bodies.ClaimRequest) -> bodies.ClaimList:
+    async def claim(body: bodies.ClaimRequest, request: Request) -> bodies.ClaimList:
         """Take queued rollouts, with the keys that open them; waits for one."""
-        taken = await store.claim(body.runner, limit=body.limit, lease_s=body.lease_s, wait_s=body.wait_s)
+        claiming = store.claim(body.runner, limit=body.limit, lease_s=body.lease_s, wait_s=body.wait_s)
+        taken = await while_wanted(request, claiming)
         return bodies.ClaimList(claims=[_with_key(claim.rollout, keys) for claim in taken])
 
     @router.post("/heartbeat")
@@ -64,14 +66,15 @@ def _rollouts(store: Store, keys: Keys) -> APIRouter:
         return {}
 
     @router.post("/finish")
-    async def finish(outcome: Outcome) -> Rollout:
+    async def finish(outcome: Outcome, request: Request) -> Rollout:
         """End an attempt; waits for the records of the calls that it names."""
-        return await store.finish(outcome)
+        return await while_wanted(request, store.finish(outcome))
 
     @router.post("/wait")
-    async def wait(body: bodies.WaitRequest) -> bodies.RolloutList:
+    async def wait(body: bodies.WaitRequest, request: Request) -> bodies.RolloutList:
         """Those that have finished, as soon as there is one."""
-        return bodies.RolloutList(rollouts=await store.wait(body.rollout_ids, timeout_s=body.timeout_s))
+        ended = await while_wanted(request, store.wait(body.rollout_ids, timeout_s=body.timeout_s))
+        return bodies.RolloutList(rollouts=ended)
 
     @router.get("/{rollout_id}")
     async def rollout(rollout_id: str) -> Rollout:

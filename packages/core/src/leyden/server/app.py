@@ -1,5 +1,6 @@
 """One ASGI app: the store's HTTP API and the gateway, with every error as JSON that says what to do."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 from typing import Literal
@@ -7,10 +8,11 @@ from typing import Literal
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from leyden import errors
 from leyden.gateway.gateway import Gateway
-from leyden.gateway.routes import gateway_router
+from leyden.gateway.routes import ModelDoor, gateway_router
 from leyden.keys import Keys
 from leyden.server.api import api_router
 from leyden.server.auth import NoKey, access_of
@@ -30,8 +32,24 @@ _STATUS: tuple[tuple[type[errors.LeydenError], int], ...] = (
 )
 
 
+class _App(FastAPI):
+    """FastAPI, but for model calls, which go straight to their door."""
+
+    model_door: ModelDoor
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in ModelDoor.paths:
+            scope["app"] = self
+            await self.model_door(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
 def create_app(store: Store, keys: Keys, *, unattributed: Literal["refuse", "record"] = "refuse") -> FastAPI:
-    """The app. It closes the gateway's connections at its end; the store stays its owner's."""
+    """The app. It closes the gateway's connections at its end; the store stays its owner's.
+
+    Who runs it sets `app.state.stopping` when it is to end, so that nobody is kept waiting.
+    """
     gateway = Gateway(store, unattributed=unattributed)
 
     @contextlib.asynccontextmanager
@@ -39,8 +57,10 @@ def create_app(store: Store, keys: Keys, *, unattributed: Literal["refuse", "rec
         yield
         await gateway.close()
 
-    app = FastAPI(title="Leyden", version=VERSION, lifespan=lifespan)
+    app = _App(title="Leyden", version=VERSION, lifespan=lifespan)
+    app.model_door = ModelDoor(gateway, access_of)
     app.state.keys = keys
+    app.state.stopping = asyncio.Event()
     app.add_exception_handler(errors.LeydenError, _answer_error)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
 
@@ -49,8 +69,8 @@ def create_app(store: Store, keys: Keys, *, unattributed: Literal["refuse", "rec
         """Whether the server answers; needs no key."""
         return {"status": "ok", "version": VERSION}
 
-    app.include_router(api_router(store, keys))
     app.include_router(gateway_router(gateway, access_of))
+    app.include_router(api_router(store, keys))
     return app
 
 

@@ -16,7 +16,7 @@ class NoKey(Forbidden):
 
 
 def access_of(request: Request) -> Access:
-    """What the key in `Authorization: Bearer` (or Azure's `api-key`) opens.
+    """What the key in `Authorization: Bearer` (or Azure's `api-key`, Anthropic's `x-api-key`) opens.
 
     Raises:
         Forbidden: there is none, or it is wrong.
@@ -24,7 +24,7 @@ def access_of(request: Request) -> Access:
     keys: Keys = request.app.state.keys
     kind, _, key = request.headers.get("authorization", "").partition(" ")
     if kind.lower() != "bearer" or not key:
-        key = request.headers.get("api-key", "")
+        key = request.headers.get("api-key") or request.headers.get("x-api-key", "")
     if not key:
         raise NoKey(f"{request.url.path} needs a key: send Authorization: Bearer KEY")
     return keys.open(key.strip())

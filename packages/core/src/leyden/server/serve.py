@@ -2,26 +2,29 @@
 
 import asyncio
 import contextlib
-import ipaddress
+import gc
 import os
 import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Literal, Self
 
 import uvicorn
+from fastapi import FastAPI
 
 from leyden.errors import BadConfig
 from leyden.keys import Keys, new_operator_key
 from leyden.server.app import create_app
+from leyden.server.listening import is_loopback, listen, url_of
 from leyden.store import SqlStore
 
 __all__ = ["BackgroundServer", "operator_key", "serve"]
 
 Unattributed = Literal["refuse", "record"]
 GRACE_S = 5
+_GC_THRESHOLD = (20_000, 20, 20)  # an answer of 200 tokens is 400 objects, and none of them is in a cycle
 
 
 def operator_key(store: str, given: str | None) -> str:
@@ -40,34 +43,31 @@ def operator_key(store: str, given: str | None) -> str:
     return path.read_text().strip()
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        return socket.create_server((host, port))
-    except OSError as error:
-        raise BadConfig(
-            f"cannot listen on {host}:{port}: {error.strerror}; end what uses the port, or choose another with --port "
-            "(0 lets the system choose)"
-        ) from error
+class _Server(uvicorn.Server):
+    """Sends those away who wait for the store to change, before it waits for the requests under way."""
 
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _server(app: object) -> uvicorn.Server:
-    return uvicorn.Server(
-        uvicorn.Config(
-            app,  # pyright: ignore[reportArgumentType]
+    def __init__(self, app: FastAPI) -> None:
+        config = uvicorn.Config(
+            app,
             log_level="warning",
             access_log=False,
             ws="none",
+            proxy_headers=False,
             timeout_graceful_shutdown=GRACE_S,
             timeout_keep_alive=75,  # longer than clients keep an idle connection, so that none is cut under a request
         )
-    )
+        super().__init__(config)
+        self._stopping: asyncio.Event = app.state.stopping
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop in order; the second time at once. uvicorn would repeat the signal, and so end before the store does."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """See `uvicorn.Server.shutdown`."""
+        self._stopping.set()
+        await super().shutdown(sockets)
 
 
 def serve(
@@ -84,19 +84,27 @@ def serve(
     Raises:
         BadConfig: the port is in use, the store cannot be opened, or the host is not loopback and no key was given.
     """
-    if not _is_loopback(host) and not key:
+    if not is_loopback(host) and not key:
         raise BadConfig(
             f"refusing to listen on {host} with a key that nobody chose: set LEYDEN_KEY to a long random one"
         )
     keys = Keys(operator_key(store, key))
-    with _listen(host, port) as listener:
+    with listen(host, port) as listener:
         if "://" not in store:
             Path(store).absolute().parent.mkdir(parents=True, exist_ok=True)
         opened = SqlStore.open(store)
-        ready(f"leyden: serving on http://{host}:{listener.getsockname()[1]}")
-        server = _server(create_app(opened, keys, unattributed=unattributed))
-        with contextlib.suppress(KeyboardInterrupt):  # uvicorn has stopped in order, and repeats the signal
-            asyncio.run(_serve_then_close(server, listener, opened))
+        # What is loaded now stays: the collector need not look at it again each time that many answers were parsed.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*_GC_THRESHOLD)
+        ready(f"leyden: serving on {url_of(listener)}")
+        server = _Server(create_app(opened, keys, unattributed=unattributed))
+        _run(server, listener, opened)
+
+
+def _run(server: uvicorn.Server, listener: socket.socket, store: SqlStore) -> None:
+    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+        runner.run(_serve_then_close(server, listener, store))
 
 
 async def _serve_then_close(server: uvicorn.Server, listener: socket.socket, store: SqlStore) -> None:
@@ -112,13 +120,13 @@ class BackgroundServer:
     def __init__(self, store: str | Path, *, unattributed: Unattributed = "refuse") -> None:
         self.key = new_operator_key()
         self._store = SqlStore.open(store)
-        self._listener = _listen("127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        self._server = _server(create_app(self._store, Keys(self.key), unattributed=unattributed))
+        self._listener = listen("127.0.0.1", 0)
+        self.url = url_of(self._listener)
+        self._server = _Server(create_app(self._store, Keys(self.key), unattributed=unattributed))
         self._thread = threading.Thread(target=self._run, name="leyden-server", daemon=True)
 
     def _run(self) -> None:
-        asyncio.run(_serve_then_close(self._server, self._listener, self._store))
+        _run(self._server, self._listener, self._store)
 
     def __enter__(self) -> Self:
         self._thread.start()

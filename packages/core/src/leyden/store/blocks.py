@@ -1,6 +1,6 @@
 """Content-addressed, reference-counted blocks: a prompt or message list is a chain, shared prefixes are stored once.
 
-A block's hash covers its parent's: equal hashes mean equal prefixes. Tokens are cut every 128; each message is a block.
+A block's hash covers its parent's: equal hashes mean equal prefixes. Tokens are cut every 256; each message is a block.
 A block counts its children and the calls that point at it; at zero it goes, and may take its parent with it.
 """
 
@@ -8,15 +8,20 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, delete, insert, select, update
+from sqlalchemy import Connection, Select, delete, select
 
-from leyden.store.packing import compress, decompress, pack_tokens, unpack_tokens
+from leyden.store.packing import compress, decompress, pack_chunks, unpack_tokens
 from leyden.store.schema import blocks
+from leyden.store.statements import add, insert_rows, rows_with
 
 __all__ = ["Chain", "message_chain", "read_blocks", "read_messages", "read_tokens", "release", "retain", "token_chain"]
 
-CHUNK = 128
+CHUNK = 256
 _MANY = 500  # bound parameters of one statement
+
+_ROOT_BYTES = 4
+"""All hashes of a chain begin with these of its root, so that its blocks stand side by side in the index. The other 96
+bits tell blocks apart."""
 
 Chain = list[tuple[bytes, bytes | None, bytes]]
 """(hash, parent, data) from the first block to the head."""
@@ -24,8 +29,7 @@ Chain = list[tuple[bytes, bytes | None, bytes]]
 
 def token_chain(token_ids: Sequence[int]) -> Chain:
     """The chain of a prompt; its head is the last block. An empty prompt is one empty block."""
-    starts = range(0, max(len(token_ids), 1), CHUNK)
-    return _chain(b"tokens", (pack_tokens(token_ids[start : start + CHUNK]) for start in starts))
+    return _chain(b"tokens", pack_chunks(token_ids, CHUNK))
 
 
 def message_chain(messages: Iterable[bytes]) -> Chain:
@@ -38,6 +42,8 @@ def _chain(kind: bytes, contents: Iterable[bytes]) -> Chain:
     parent: bytes | None = None
     for content in contents:
         digest = hashlib.blake2b(content, digest_size=16, key=parent or kind).digest()
+        if parent is not None:
+            digest = parent[:_ROOT_BYTES] + digest[_ROOT_BYTES:]
         chain.append((digest, parent, content))
         parent = digest
     return chain
@@ -46,11 +52,7 @@ def _chain(kind: bytes, contents: Iterable[bytes]) -> Chain:
 def retain(connection: Connection, chains: Sequence[Chain]) -> None:
     """Store what is new of the chains, and count one more pointer to each head."""
     wanted = {digest: (parent, data) for chain in chains for digest, parent, data in chain}
-    known = {
-        row.hash
-        for some in _batches(list(wanted))
-        for row in connection.execute(select(blocks.c.hash).where(blocks.c.hash.in_(some)))
-    }
+    known = {row[0] for row in rows_with(connection, (blocks.c.hash,), blocks.c.hash, list(wanted))}
     counts: dict[bytes, int] = {}
     for head in (chain[-1][0] for chain in chains if chain):
         counts[head] = counts.get(head, 0) + 1
@@ -62,15 +64,12 @@ def retain(connection: Connection, chains: Sequence[Chain]) -> None:
         for digest, (parent, data) in wanted.items()
         if digest not in known
     ]
-    if new:
-        connection.execute(insert(blocks), new)
-    for digest in known & counts.keys():
-        count(connection, digest, counts[digest])
+    insert_rows(connection, blocks, new)
+    _count(connection, [(digest, counts[digest]) for digest in known & counts.keys()])
 
 
-def count(connection: Connection, digest: bytes, change: int) -> None:
-    """Change a block's reference count."""
-    connection.execute(update(blocks).where(blocks.c.hash == digest).values(refs=blocks.c.refs + change))
+def _count(connection: Connection, changes: Sequence[tuple[bytes, int]]) -> None:
+    add(connection, blocks.c.refs, blocks.c.hash, changes)
 
 
 def release(connection: Connection, heads: Iterable[bytes]) -> None:
@@ -78,7 +77,7 @@ def release(connection: Connection, heads: Iterable[bytes]) -> None:
     for head in heads:
         digest: bytes | None = head
         while digest is not None:
-            count(connection, digest, -1)
+            _count(connection, [(digest, -1)])
             row = connection.execute(select(blocks.c.parent, blocks.c.refs).where(blocks.c.hash == digest)).one()
             if row.refs > 0:
                 break

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from leyden.store.blocks import Chain, message_chain, read_messages, read_tokens, token_chain
 from leyden.store.packing import compress, decompress, pack_arrays, unpack_arrays
 from leyden.types import Call
@@ -54,7 +56,10 @@ _HEAVY: Any = {
 
 
 def _json(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    try:
+        return orjson.dumps(value)
+    except TypeError:  # an integer beyond 64 bits, or half of a surrogate pair, which then is refused
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
 def _light(record: bytes) -> dict[str, Any]:

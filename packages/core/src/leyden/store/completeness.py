@@ -1,14 +1,17 @@
 """What is checked of a call at the door, and what it lacks for training."""
 
 import math
+from collections.abc import Sequence
 
 from leyden.errors import BadInput
 from leyden.types import Attempt, Call, Choice
 
-__all__ = ["check", "gaps"]
+__all__ = ["ROUNDING", "SENTINEL", "check", "gaps", "is_possible"]
 
-_SENTINEL = -9999.0  # what vLLM writes for a log probability that it does not have
-_ROUNDING = 1e-6
+SENTINEL = -9999.0
+"""What vLLM writes for a log probability that it does not have, as for minus infinity; no such token is sampled."""
+ROUNDING = 1e-6
+"""How far above 0 a log probability may be, as a softmax in float32 can give 1 + 2**-23. It is kept as it came."""
 
 
 def check(call: Call) -> None:
@@ -18,23 +21,32 @@ def check(call: Call) -> None:
         BadInput: tokens and log probabilities differ in number, or a value is impossible; nothing is repaired.
     """
     for attempt in call.attempts:
-        if any(token < 0 for token in attempt.prompt_token_ids or ()):
+        if min(attempt.prompt_token_ids or (0,)) < 0:
             raise BadInput(f"call {call.id}, attempt {attempt.number}: a prompt token id is negative")
         for number, choice in enumerate(attempt.choices):
             _check_choice(choice, f"call {call.id}, attempt {attempt.number}, choice {number}")
 
 
 def _check_choice(choice: Choice, where: str) -> None:
-    if any(token < 0 for token in choice.token_ids or ()):
+    if min(choice.token_ids or (0,)) < 0:
         raise BadInput(f"{where}: a token id is negative")
     if choice.token_ids is None and choice.logprobs is None:
         return
     if choice.token_ids is None or choice.logprobs is None or len(choice.token_ids) != len(choice.logprobs):
         tokens, logprobs = (None if some is None else len(some) for some in (choice.token_ids, choice.logprobs))
         raise BadInput(f"{where}: {tokens} token ids but {logprobs} log probabilities; expected as many, or neither")
-    for value in choice.logprobs:
-        if not math.isfinite(value) or value > _ROUNDING or value == _SENTINEL:
-            raise BadInput(f"{where}: log probability {value}; expected a finite number that is not above 0")
+    if choice.logprobs and not is_possible(choice.logprobs):
+        wrong = next(value for value in choice.logprobs if not is_possible((value,)))
+        raise BadInput(
+            f"{where}: log probability {wrong}; expected a finite number, not above 0, and above {SENTINEL}, which "
+            "servers write where they have none"
+        )
+
+
+def is_possible(logprobs: Sequence[float]) -> bool:
+    """Whether log probabilities can be those of sampled tokens: finite, not above 0, and no sentinel."""
+    # A sum is finite only if all its terms are; each of the three runs at the speed of C.
+    return math.isfinite(sum(logprobs)) and max(logprobs) <= ROUNDING and min(logprobs) > SENTINEL
 
 
 def gaps(call: Call) -> list[str]:

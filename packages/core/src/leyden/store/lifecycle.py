@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, insert, select, update
 
 from leyden.errors import Conflict, LeaseLost, NotFound
+from leyden.store.changes import QUEUE, end_of, touch
 from leyden.store.schema import calls, rewards, rollouts
 from leyden.types import Failure, Outcome, Rollout
 
@@ -21,6 +22,7 @@ def to_rollout(row: Row[Any]) -> Rollout:
     state = {
         "status": row.status,
         "attempt": row.attempt,
+        "released": row.released,
         "runner": row.runner,
         "lease_until": row.lease_until,
         "started_at": row.started_at,
@@ -41,6 +43,7 @@ def queue(connection: Connection, wanted: Sequence[Rollout]) -> None:
             connection.execute(insert(rollouts).values(**values, status="queued", attempt=0, body=body))
         elif {**json.loads(known[rollout.id]), "created_at": 0} != {**json.loads(body), "created_at": 0}:
             raise Conflict(f"rollout {rollout.id} was queued before with other content; give the new one its own id")
+    touch(connection, QUEUE)
 
 
 def _select(connection: Connection, ids: Sequence[str]) -> list[Row[Any]]:
@@ -100,10 +103,11 @@ def heartbeat(connection: Connection, runner: str, held: Sequence[tuple[str, int
 
 
 def release(connection: Connection, runner: str, held: Sequence[tuple[str, int]]) -> None:
-    """Put rollouts back as if they had not been claimed."""
-    values = {"status": "queued", "attempt": rollouts.c.attempt - 1, "runner": None, "lease_until": None}
+    """Put rollouts back. Their attempt's number is spent, so that its key opens nothing more, but it is not counted."""
+    values = {"status": "queued", "released": rollouts.c.released + 1, "runner": None, "lease_until": None}
     ids = _held(connection, runner, held)
     connection.execute(update(rollouts).where(rollouts.c.id.in_(ids)).values(**values, started_at=None))
+    touch(connection, QUEUE)
 
 
 def expire(connection: Connection) -> float | None:
@@ -118,10 +122,12 @@ def expire(connection: Connection) -> float | None:
 def _lose(connection: Connection, row: Row[Any], why: str, failure: Failure | None = None) -> None:
     """Queue the next attempt, or end incomplete when there is none left."""
     limit = json.loads(row.body)["max_attempts"]
-    if row.attempt < limit:
+    lost = row.attempt - row.released
+    if lost < limit:
         _update(connection, row.id, {"status": "queued", "lease_until": None})
+        touch(connection, QUEUE)
         return
-    reason = f"attempt {row.attempt} of at most {limit} was lost: {why}"
+    reason = f"{lost} of at most {limit} attempts were lost, number {row.attempt} because: {why}"
     ending = {"incomplete": [reason], "failure": failure and failure.model_dump(mode="json")}
     _end(connection, row.id, "incomplete", ending)
 
@@ -133,6 +139,7 @@ def _update(connection: Connection, rollout_id: str, values: dict[str, Any]) -> 
 def _end(connection: Connection, rollout_id: str, status: str, ending: dict[str, Any]) -> None:
     values = {"status": status, "lease_until": None, "finished_at": time.time(), "ending": json.dumps(ending)}
     _update(connection, rollout_id, values)
+    touch(connection, end_of(rollout_id))
 
 
 def finish(connection: Connection, outcome: Outcome) -> None:

@@ -1,22 +1,34 @@
 """Numbers as bytes: token ids in the fewest bytes that hold them, log probabilities as float32 where that is exact."""
 
 import struct
+import threading
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import zstandard
 
-__all__ = ["compress", "decompress", "pack_arrays", "pack_tokens", "unpack_arrays", "unpack_tokens"]
+__all__ = ["compress", "decompress", "pack_arrays", "pack_chunks", "pack_tokens", "unpack_arrays", "unpack_tokens"]
 
 _HEADER = struct.Struct("<cI")  # type code of the array module, count
 _INTEGERS = (("B", 1 << 8), ("H", 1 << 16), ("I", 1 << 32), ("Q", 1 << 64))
 _PLAIN, _ZSTD = b"\0", b"\1"
+_LEVEL = 1  # of zstd: on blocks this small, higher ones take longer and save nothing
+
+
+class _Compressor(threading.local):
+    """One for each thread, as it may not be shared, and making one costs more than it takes to pack a block."""
+
+    def __init__(self) -> None:
+        self.compress = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=False).compress
+
+
+_compressor = _Compressor()
 
 
 def compress(data: bytes) -> bytes:
     """zstd where it helps; the first byte says which."""
-    packed = zstandard.ZstdCompressor(level=3, write_checksum=False, write_content_size=True).compress(data)
+    packed = _compressor.compress(data)
     return _ZSTD + packed if len(packed) < len(data) else _PLAIN + data
 
 
@@ -32,9 +44,18 @@ def pack_tokens(tokens: Sequence[int]) -> bytes:
     return _HEADER.pack(code.encode(), len(tokens)) + array(code, tokens).tobytes()
 
 
+def pack_chunks(tokens: Sequence[int], size: int) -> Iterator[bytes]:
+    """`pack_tokens` of each `size` tokens, but of one width, so that what comes later changes no chunk before it."""
+    code = "I" if max(tokens, default=0) < 1 << 32 else "Q"
+    packed = memoryview(array(code, tokens))
+    for start in range(0, max(len(tokens), 1), size):
+        chunk = packed[start : start + size]
+        yield _HEADER.pack(code.encode(), len(chunk)) + chunk.tobytes()
+
+
 def _pack_floats(values: Sequence[float]) -> bytes:
     single = array("f", values)
-    exact = all(a == b for a, b in zip(single, values, strict=True))
+    exact = single.tolist() == list(values)
     packed = single if exact else array("d", values)
     return _HEADER.pack(packed.typecode.encode(), len(packed)) + packed.tobytes()
 
@@ -46,7 +67,9 @@ def unpack_tokens(data: bytes) -> tuple[int, ...]:
 
 def pack_arrays(arrays: Sequence[Sequence[int] | Sequence[float]]) -> bytes:
     """Several arrays of ints or of floats, one after the other, compressed."""
-    parts = [_pack_floats(a) if a and isinstance(a[0], float) else pack_tokens([int(v) for v in a]) for a in arrays]
+    parts = [
+        _pack_floats(a) if a and isinstance(a[0], float) else pack_tokens(cast("Sequence[int]", a)) for a in arrays
+    ]
     return compress(b"".join(parts))
 
 

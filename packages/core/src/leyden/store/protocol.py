@@ -19,7 +19,10 @@ class Store(Protocol):
         ...
 
     async def claim(self, runner: str, *, limit: int, lease_s: float, wait_s: float = 0.0) -> list[Claim]:
-        """Take up to `limit` queued rollouts, oldest first, each as its next attempt. Waits up to `wait_s` for one."""
+        """Take up to `limit` queued rollouts, oldest first, each as its next attempt. Waits up to `wait_s` for one.
+
+        A claim that is cancelled keeps nothing: what it may have taken is released.
+        """
         ...
 
     async def heartbeat(self, runner: str, held: Sequence[tuple[str, int]], *, lease_s: float) -> list[str]:
@@ -48,7 +51,10 @@ class Store(Protocol):
         ...
 
     async def release(self, runner: str, held: Sequence[tuple[str, int]]) -> None:
-        """Give claimed rollouts back unrun (a runner that stops): queued again, the attempt not counted."""
+        """Give claimed rollouts back (a runner that stops): queued again, the attempt not counted in `max_attempts`.
+
+        The next claim has the next number: a key of the attempt that was given back opens nothing any more.
+        """
         ...
 
     async def wait(self, rollout_ids: Sequence[str], *, timeout_s: float) -> list[Rollout]:

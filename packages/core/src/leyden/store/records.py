@@ -10,40 +10,57 @@ from leyden.errors import Conflict, NotFound
 from leyden.merge import merge
 from leyden.store import blocks
 from leyden.store.call_rows import decode, encode, heads
+from leyden.store.changes import calls_of, touch
 from leyden.store.completeness import gaps
 from leyden.store.schema import calls, credits, endpoints, rewards, rollouts
+from leyden.store.statements import insert_rows, rows_with
 from leyden.types import Call, Credit, Endpoint, Reward
 
-__all__ = ["add_rewards", "put_credits", "put_endpoint", "read_call", "read_calls", "read_rewards", "record"]
+__all__ = ["add_rewards", "put_credits", "put_endpoint", "read_call", "read_calls", "read_rewards", "record_all"]
 
 
-def record(connection: Connection, new: Sequence[Call]) -> None:
-    """Merge records of calls into what is known of them."""
+def record_all(connection: Connection, lists: Sequence[Sequence[Call]]) -> None:
+    """Merge records of calls into what is known of them; what is new goes in together."""
+    new = [call for calls_ in lists for call in calls_]
+    known = {row[0] for row in rows_with(connection, (calls.c.id,), calls.c.id, [call.id for call in new])}
+    finished = _finished(connection, new)
+    fresh: dict[str, Call] = {}
     for call in new:
-        row = connection.execute(select(calls).where(calls.c.id == call.id)).one_or_none()
-        finished = _is_finished(connection, call)
-        if row is None:
-            if finished:
-                raise Conflict(f"rollout {call.rollout_id} has finished; call {call.id} comes too late")
-            _insert(connection, call)
-            continue
-        old = decode_rows(connection, [row])[0]
-        merged = merge(old, call)
-        if merged == old:
-            continue
-        if finished and (merged.attempts, merged.request) != (old.attempts, old.request):
-            raise Conflict(f"rollout {call.rollout_id} has finished; call {call.id} takes no more attempts")
-        _replace(connection, merged, row.record)
+        touch(connection, calls_of(call.rollout_id))
+        ended = (call.rollout_id, call.attempt) in finished
+        if call.id in known:
+            _merge_stored(connection, call, ended=ended)
+        elif ended:
+            raise Conflict(f"rollout {call.rollout_id} has finished; call {call.id} comes too late")
+        else:
+            fresh[call.id] = merge(fresh[call.id], call) if call.id in fresh else call
+    if fresh:
+        _insert(connection, list(fresh.values()))
 
 
-def _is_finished(connection: Connection, call: Call) -> bool:
-    if call.rollout_id is None:
-        return False
-    query = select(rollouts.c.status, rollouts.c.attempt).where(rollouts.c.id == call.rollout_id)
-    row = connection.execute(query).one_or_none()
-    if row is None:
-        raise NotFound(f"call {call.id} names rollout {call.rollout_id!r}, which does not exist")
-    return row.attempt == call.attempt and row.status not in ("queued", "running")
+def _finished(connection: Connection, new: Sequence[Call]) -> set[tuple[str | None, int]]:
+    """(rollout id, attempt) of the rollouts that have finished.
+
+    Raises:
+        NotFound: a call names a rollout that does not exist.
+    """
+    named = {call.rollout_id: call for call in new if call.rollout_id is not None}
+    wanted = (rollouts.c.id, rollouts.c.attempt, rollouts.c.status)
+    states = {row[0]: (row[1], row[2]) for row in rows_with(connection, wanted, rollouts.c.id, list(named))}
+    for missing in named.keys() - states.keys():
+        raise NotFound(f"call {named[missing].id} names rollout {missing!r}, which does not exist")
+    return {(name, attempt) for name, (attempt, status) in states.items() if status not in ("queued", "running")}
+
+
+def _merge_stored(connection: Connection, call: Call, *, ended: bool) -> None:
+    row = connection.execute(select(calls).where(calls.c.id == call.id)).one()
+    old = decode_rows(connection, [row])[0]
+    merged = merge(old, call)
+    if merged == old:
+        return
+    if ended and (merged.attempts, merged.request) != (old.attempts, old.request):
+        raise Conflict(f"rollout {call.rollout_id} has finished; call {call.id} takes no more attempts")
+    _replace(connection, merged, row.record)
 
 
 def _values(call: Call) -> tuple[dict[str, Any], list[blocks.Chain]]:
@@ -60,10 +77,15 @@ def _values(call: Call) -> tuple[dict[str, Any], list[blocks.Chain]]:
     return values, list(encoded.chains)
 
 
-def _insert(connection: Connection, call: Call) -> None:
-    values, chains = _values(call)
+def _insert(connection: Connection, new: Sequence[Call]) -> None:
+    rows: list[dict[str, Any]] = []
+    chains: list[blocks.Chain] = []
+    for call in new:
+        values, its_chains = _values(call)
+        rows.append({"id": call.id, **values})
+        chains += its_chains
     blocks.retain(connection, chains)
-    connection.execute(insert(calls).values(id=call.id, **values))
+    insert_rows(connection, calls, rows)
 
 
 def _replace(connection: Connection, call: Call, old_record: bytes) -> None:

@@ -22,6 +22,7 @@ rollouts = Table(
     Column("finished_at", Float),
     Column("body", Text, nullable=False),  # JSON of what the trainer queued
     Column("ending", Text),  # JSON of result, failure, incomplete
+    Column("released", Integer, nullable=False, server_default="0"),  # attempts that were given back unrun
     Index("rollouts_by_status", "status", "seq"),
     Index("rollouts_by_run", "run", "seq"),
     Index("rollouts_by_group", "group_id", "seq"),

@@ -1,9 +1,11 @@
 """The store on SQL: SQLite in WAL mode, or PostgreSQL. Writes go through one thread, reads through others."""
 
 import asyncio
+import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -14,10 +16,11 @@ from leyden.errors import BadConfig, BadInput, Conflict, NotFound, Unreachable
 from leyden.merge import merge
 from leyden.store import blocks, lifecycle, records
 from leyden.store.call_rows import heads
-from leyden.store.changes import Changes
+from leyden.store.changes import QUEUE, Changes, calls_of, end_of
 from leyden.store.completeness import check
 from leyden.store.migrations import migrate
 from leyden.store.schema import calls, credits, endpoints, rewards, rollouts
+from leyden.store.settling import Settling
 from leyden.store.writer import Writer
 from leyden.types import Call, Claim, Credit, Endpoint, Mode, Outcome, Page, Reward, Rollout, RolloutStatus
 
@@ -34,7 +37,12 @@ class SqlStore:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._changes = Changes()
-        self._writer = Writer(_writing(engine), tick=lifecycle.expire, changed=self._changes.notify)
+        self._settling = Settling()
+        self._writer = Writer(_writing(engine), tick=lifecycle.expire, changed=self._changed)
+
+    def _changed(self, touched: Collection[str]) -> None:
+        self._settling.tell()
+        self._changes.notify(touched)
 
     @classmethod
     def open(cls, place: str | Path) -> Self:
@@ -61,7 +69,7 @@ class SqlStore:
         return cls(engine)
 
     async def _write(self, operation: Callable[[Connection], T]) -> T:
-        return await asyncio.wrap_future(self._writer.submit(operation))
+        return await self._settling.result(self._writer.submit(operation))
 
     async def _read(self, operation: Callable[[Connection], T]) -> T:
         return await asyncio.to_thread(self._read_now, operation)
@@ -90,9 +98,25 @@ class SqlStore:
 
         async def look() -> list[Rollout]:
             # Reading first keeps idle runners off the writer.
-            return await self._write(take) if await self._read(_anything_to_claim) else []
+            if not await self._read(_anything_to_claim):
+                return []
+            taking = self._writer.submit(take)
+            try:
+                return await asyncio.wrap_future(taking)
+            except asyncio.CancelledError:
+                taking.add_done_callback(lambda done: self._give_back(runner, done))
+                raise
 
-        return [Claim(rollout=rollout) for rollout in await self._changes.until(look, timeout_s=wait_s)]
+        taken = await self._changes.until(look, topics=(QUEUE,), timeout_s=wait_s)
+        return [Claim(rollout=rollout) for rollout in taken]
+
+    def _give_back(self, runner: str, taking: "Future[list[Rollout]]") -> None:
+        """Release what was claimed for somebody who gave up waiting while it was being written."""
+        if taking.cancelled() or taking.exception() is not None:
+            return
+        held = [(rollout.id, rollout.attempt) for rollout in taking.result()]
+        with contextlib.suppress(Unreachable):  # the store was closed: the leases will run out
+            self._writer.submit(lambda connection: lifecycle.release(connection, runner, held))
 
     async def heartbeat(self, runner: str, held: Sequence[tuple[str, int]], *, lease_s: float) -> list[str]:
         """See `Store.heartbeat`."""
@@ -116,8 +140,8 @@ class SqlStore:
         """See `Store.record`."""
         for call in calls:
             check(call)
-        sorted_calls = [merge(call, call) for call in calls]  # a repeat is equal in whatever order its parts come
-        await self._write(lambda connection: records.record(connection, sorted_calls))
+        sorted_calls = [_in_order(call) for call in calls]
+        await self._settling.result(self._writer.submit_together(records.record_all, sorted_calls))
 
     async def reward(self, rewards: Sequence[Reward]) -> None:
         """See `Store.reward`."""
@@ -136,7 +160,8 @@ class SqlStore:
         now = await self.rollout(outcome.rollout_id)
         ends = now.status == "running" and (now.runner, now.attempt) == (outcome.runner, outcome.attempt)
         if named and ends and outcome.status != "lost":
-            await self._changes.until(all_recorded, timeout_s=outcome.wait_s)
+            topics = (calls_of(outcome.rollout_id),)
+            await self._changes.until(all_recorded, topics=topics, timeout_s=outcome.wait_s)
 
         def end(connection: Connection) -> None:
             records.add_rewards(connection, outcome.rewards)
@@ -157,7 +182,8 @@ class SqlStore:
             ]
             return [lifecycle.to_rollout(row) for row in rows]
 
-        return await self._changes.until(lambda: self._read(look), timeout_s=timeout_s)
+        topics = [end_of(rollout_id) for rollout_id in rollout_ids]
+        return await self._changes.until(lambda: self._read(look), topics=topics, timeout_s=timeout_s)
 
     async def rollout(self, rollout_id: str) -> Rollout:
         """See `Store.rollout`."""
@@ -255,6 +281,12 @@ class SqlStore:
 def _check_lease(lease_s: float) -> None:
     if not 0 < lease_s < math.inf:
         raise BadInput(f"a lease must last a finite number of seconds above 0, got {lease_s}")
+
+
+def _in_order(call: Call) -> Call:
+    """The call with its parts in their order, so that a repeat is equal in whatever order they come."""
+    several = any(len(parts) > 1 for parts in (call.attempts, call.tools, call.captured_by))
+    return merge(call, call) if several else call
 
 
 def _anything_to_claim(connection: Connection) -> bool:

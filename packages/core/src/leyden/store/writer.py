@@ -1,12 +1,14 @@
 """One thread writes. It takes all that waits, runs each operation in a savepoint, commits once, then answers everybody.
 
 Group commit: the price of one durable commit is shared by all writes that arrived while the last one was under way.
+Operations of one kind that stand side by side run as one; if that fails, each by itself: none fails for another.
 """
 
+import itertools
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -15,11 +17,14 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from leyden.errors import BadInput, LeydenError, Unreachable
+from leyden.store.changes import take_touched
 
-__all__ = ["Operation", "Writer"]
+__all__ = ["Operation", "Together", "Writer"]
 
 T = TypeVar("T")
 Operation = Callable[[Connection], T]
+Together = Callable[[Connection, list[T]], None]
+"""Does for a list of items what it would do for each of them, one after the other; all or none."""
 _MOST = 256  # operations in one commit
 _TICK_AGAIN_S = 1.0  # after a tick that failed
 _LONGEST_SLEEP_S = 3600.0  # the queue refuses to sleep for centuries, as a lease may last
@@ -29,13 +34,18 @@ _LONGEST_SLEEP_S = 3600.0  # the queue refuses to sleep for centuries, as a leas
 class _Pending:
     operation: Operation[Any]
     future: "Future[Any]" = field(default_factory=Future[Any])
+    together: Together[Any] | None = None
+    item: Any = None
 
 
 class Writer:
-    """Runs operations in their order. `tick` runs on the thread at the UNIX time that it returned last, for leases."""
+    """Runs operations in their order. `tick` runs on the thread at the UNIX time that it returned last, for leases.
+
+    `changed` hears after each commit which topics (`leyden.store.changes.touch`) it touched.
+    """
 
     def __init__(
-        self, engine: Engine, *, tick: Callable[[Connection], float | None], changed: Callable[[], None]
+        self, engine: Engine, *, tick: Callable[[Connection], float | None], changed: Callable[[Collection[str]], None]
     ) -> None:
         self._engine = engine
         self._tick = tick
@@ -53,7 +63,17 @@ class Writer:
         Raises:
             Unreachable: the writer was closed.
         """
-        pending = _Pending(operation)
+        return self._put(_Pending(operation))
+
+    def submit_together(self, operation: Together[T], item: T) -> "Future[None]":
+        """Run `operation` on this item, and in the same go on those of its neighbours; else as `submit`.
+
+        Raises:
+            Unreachable: the writer was closed.
+        """
+        return self._put(_Pending(lambda connection: operation(connection, [item]), together=operation, item=item))
+
+    def _put(self, pending: _Pending) -> "Future[Any]":
         with self._door:
             if self._closed:
                 raise Unreachable(f"the store {self._engine.url!r} was closed; nothing more can be written through it")
@@ -82,8 +102,7 @@ class Writer:
             if self._next_tick is not None and self._next_tick <= time.time():
                 wanted.append(_Pending(self._run_tick))
             if wanted:
-                self._commit(wanted)
-                self._changed()
+                self._changed(self._commit(wanted))
 
     def _run_tick(self, connection: Connection) -> None:
         self._next_tick = time.time() + _TICK_AGAIN_S
@@ -108,16 +127,19 @@ class Writer:
             return None
         return min(max(0.0, self._next_tick - time.time()), _LONGEST_SLEEP_S)
 
-    def _commit(self, wanted: list[_Pending]) -> None:
+    def _commit(self, wanted: list[_Pending]) -> set[str]:
+        """Returns the topics that were touched."""
+        touched: set[str] = set()
         results: list[tuple[Future[Any], Any]] = []
         refused: list[tuple[Future[Any], Exception]] = []
         try:
             with self._engine.connect() as connection, connection.begin():
-                for pending in wanted:
-                    try:
-                        results.append((pending.future, _in_savepoint(connection, pending.operation)))
-                    except _Refused as refusal:
-                        refused.append((pending.future, refusal.error))
+                for pending, result in _done(connection, wanted):
+                    if isinstance(result, _Refused):
+                        refused.append((pending.future, result.error))
+                    else:
+                        results.append((pending.future, result))
+                touched = take_touched(connection)
         except SQLAlchemyError as error:
             # A full disk, a lost connection: nothing of this batch was kept, and everybody hears it.
             self._next_tick = time.time() + _TICK_AGAIN_S
@@ -127,6 +149,7 @@ class Writer:
             future.set_exception(error)
         for future, result in results:
             future.set_result(result)
+        return touched
 
 
 class _Refused(Exception):
@@ -135,6 +158,30 @@ class _Refused(Exception):
     def __init__(self, error: Exception) -> None:
         super().__init__(str(error))
         self.error = error
+
+
+def _done(connection: Connection, wanted: list[_Pending]) -> Iterator[tuple[_Pending, Any]]:
+    """Every operation with its result, or with its refusal."""
+    for together, group in itertools.groupby(wanted, key=lambda pending: pending.together):
+        some = list(group)
+        if together is not None and len(some) > 1:
+            items = [pending.item for pending in some]
+            try:
+                _in_savepoint(connection, lambda connection, run=together, items=items: run(connection, items))
+            except _Refused:
+                pass  # one of them is at fault, and each by itself tells which
+            else:
+                yield from ((pending, None) for pending in some)
+                continue
+        for pending in some:
+            yield pending, _tried(connection, pending.operation)
+
+
+def _tried(connection: Connection, operation: Operation[Any]) -> Any:
+    try:
+        return _in_savepoint(connection, operation)
+    except _Refused as refusal:
+        return refusal
 
 
 def _in_savepoint(connection: Connection, operation: Operation[T]) -> T:

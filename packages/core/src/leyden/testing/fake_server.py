@@ -172,7 +172,7 @@ class _Exchange:
         while time.monotonic() < until and not (isinstance(delay, threading.Event) and delay.is_set()):
             if self._gone or self._stopping():
                 raise _Gone
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(0.01)
 
     async def send_json(
         self, status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None, *, cut: bool = False

@@ -206,6 +206,28 @@ class Queueing:
         finished = await store.finish(ended("one", attempt=claim.rollout.attempt, runner="bob", status="lost"))
         assert finished.status == "incomplete"
 
+    async def test_the_number_of_a_released_attempt_is_never_used_again(self, store: Store) -> None:
+        await claimed(store, "one", max_attempts=2)
+        for number in (1, 2, 3):
+            await store.release("ann", [("one", number)])
+            (claim,) = await store.claim("ann", limit=1, lease_s=600)
+            assert (claim.rollout.attempt, claim.rollout.released) == (number + 1, number)
+        await store.release("ann", [("one", 3)])
+        with pytest.raises(LeaseLost, match="one"):
+            await store.finish(ended("one", attempt=3))
+        assert (await store.finish(ended("one", attempt=4, status="lost"))).status == "queued"
+        await store.claim("ann", limit=1, lease_s=600)
+        assert (await store.finish(ended("one", attempt=5, status="lost"))).status == "incomplete"
+
+    async def test_a_claim_that_is_cancelled_keeps_nothing(self, store: Store) -> None:
+        waiting = asyncio.create_task(store.claim("ann", limit=1, lease_s=600, wait_s=PATIENCE_S))
+        assert await store.claim("bob", limit=1, lease_s=600, wait_s=SHORT_S) == []
+        queued = asyncio.create_task(store.queue([Rollout(id="one", max_attempts=1)]))
+        waiting.cancel()
+        await queued
+        (claim,) = await store.claim("bob", limit=1, lease_s=600, wait_s=PATIENCE_S)
+        assert (claim.rollout.id, claim.rollout.runner) == ("one", "bob")
+
 
 class Recording:
     """Calls and rewards."""

@@ -1,0 +1,73 @@
+"""Statements that run for every model call: compiled once, then given to the driver as they are.
+
+SQLAlchemy's own execution processes each value of each row in Python, which costs more than the database's work. Values
+must be what the driver takes: text, numbers, bytes, None.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any
+
+from sqlalchemy import Column, Connection, Dialect, Table, bindparam, insert, select, update
+from sqlalchemy.sql import Executable
+
+__all__ = ["add", "insert_rows", "rows_with"]
+
+_WIDTHS = (1, 8, 64, 512)  # of an IN list: few, so that each is compiled once; a shorter list is filled up by repeats
+
+
+class _Compiled:
+    def __init__(self, statement: Executable, dialect: Dialect) -> None:
+        element: Any = statement  # its `compile` has no types
+        compiled = element.compile(dialect=dialect)
+        self.text = str(compiled)
+        self._order: list[str] | None = compiled.positiontup
+
+    def values(self, named: dict[str, Any]) -> Any:
+        return named if self._order is None else tuple([named[name] for name in self._order])
+
+
+@cache
+def _insert(table: Table, dialect: Dialect) -> _Compiled:
+    return _Compiled(insert(table).values({column.name: bindparam(column.name) for column in table.columns}), dialect)
+
+
+@cache
+def _select(wanted: tuple[Column[Any], ...], key: Column[Any], width: int, dialect: Dialect) -> _Compiled:
+    among = key.in_([bindparam(f"p{place}") for place in range(width)])
+    return _Compiled(select(*wanted).where(among), dialect)
+
+
+@cache
+def _add(counter: Column[Any], key: Column[Any], dialect: Dialect) -> _Compiled:
+    table: Any = counter.table
+    changed = update(table).where(key == bindparam("key")).values({counter.name: counter + bindparam("change")})
+    return _Compiled(changed, dialect)
+
+
+def insert_rows(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> None:
+    """Insert rows that have a value for every column."""
+    if rows:
+        compiled = _insert(table, connection.dialect)
+        connection.exec_driver_sql(compiled.text, [compiled.values(row) for row in rows])
+
+
+def rows_with(
+    connection: Connection, wanted: tuple[Column[Any], ...], key: Column[Any], values: Sequence[Any]
+) -> Iterator[Any]:
+    """The wanted columns of the rows whose `key` is among the values."""
+    for start in range(0, len(values), _WIDTHS[-1]):
+        some = values[start : start + _WIDTHS[-1]]
+        width = next(width for width in _WIDTHS if len(some) <= width)
+        filled = [*some, *[some[-1]] * (width - len(some))]
+        compiled = _select(wanted, key, width, connection.dialect)
+        named = {f"p{place}": value for place, value in enumerate(filled)}
+        yield from connection.exec_driver_sql(compiled.text, compiled.values(named))
+
+
+def add(connection: Connection, counter: Column[Any], key: Column[Any], changes: Sequence[tuple[Any, int]]) -> None:
+    """Add each change to the counter of the row with that key."""
+    if changes:
+        compiled = _add(counter, key, connection.dialect)
+        named = [{"key": value, "change": change} for value, change in changes]
+        connection.exec_driver_sql(compiled.text, [compiled.values(one) for one in named])

@@ -1,0 +1,186 @@
+"""verl's configuration out of Leyden's: one function builds it whole, and `leyden train --print-verl-config` prints it.
+
+Sparse: what is not named here is verl's own default. `[trainer.verl]` is laid over it last; a name that verl does not
+know is refused.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+
+from leyden.errors import BadConfig
+from leyden_trainer.assignment import configured_method
+from leyden_trainer.config import TrainConfig
+from leyden_trainer.verl import dataset
+from leyden_trainer.verl.policy_loss import NO_CLIP, loss_mode
+
+__all__ = ["verl_config"]
+
+_PLACES = 10**6
+"""More groups than any run takes; see `dataset.Places`."""
+_KL = {"k1": "kl", "k2": "mse", "k3": "low_var_kl"}
+
+
+def verl_config(config: TrainConfig, *, folder: Path, model: Path, num_heldout: int, on_cpu: bool) -> DictConfig:
+    """The whole of it, resolved as far as Hydra goes.
+
+    Args:
+        config: Leyden's.
+        folder: the run's; checkpoints go to its `checkpoints/`.
+        model: a folder that transformers loads.
+        num_heldout: how many held-out tasks there are.
+        on_cpu: with the CPU's workers and settings.
+
+    Raises:
+        BadConfig: `[trainer.verl]` has a name or a value that verl refuses.
+    """
+    values = _common(config, folder, model, num_heldout) | (_cpu() if on_cpu else {})
+    own = dict(_flat(config.trainer.verl))
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        try:
+            return compose("ppo_trainer", [*(_line(*pair) for pair in values.items()), *_strict(own)])
+        except HydraException as error:
+            raise BadConfig(f"[trainer.verl] is refused by verl: {error}; {', '.join(own) or 'it is empty'}") from error
+
+
+def _common(config: TrainConfig, folder: Path, model: Path, num_heldout: int) -> dict[str, Any]:
+    trainer, rollout, actor = config.trainer, "actor_rollout_ref.rollout", "actor_rollout_ref.actor"
+    length = config.model.context_length
+    return {
+        "trainer.project_name": "leyden",
+        "trainer.experiment_name": folder.name,
+        "trainer.logger": [],
+        "trainer.nnodes": 1,
+        "trainer.n_gpus_per_node": 1,
+        "trainer.total_training_steps": trainer.steps,
+        "trainer.total_epochs": 1,
+        "trainer.save_freq": trainer.evaluate_every,
+        "trainer.test_freq": trainer.evaluate_every,
+        "trainer.val_before_train": True,
+        "trainer.resume_mode": "auto",
+        "trainer.default_local_dir": str(folder / "checkpoints"),
+        "trainer.max_actor_ckpt_to_keep": 1,
+        "trainer.max_critic_ckpt_to_keep": 1,
+        "data.custom_cls.path": f"pkg://{dataset.__name__}",
+        "data.custom_cls.name": "Places",
+        "data.train_files": _PLACES,
+        "data.val_files": num_heldout,
+        "data.train_batch_size": trainer.tasks_per_step,
+        "data.shuffle": False,
+        "data.dataloader_num_workers": 0,
+        "data.max_prompt_length": length,
+        "data.max_response_length": length,
+        "actor_rollout_ref.model.path": str(model),
+        "actor_rollout_ref.model.lora_rank": config.model.lora_rank or 0,
+        "actor_rollout_ref.model.enable_gradient_checkpointing": False,
+        f"{rollout}.name": "vllm",
+        f"{rollout}.n": trainer.rollouts_per_task,
+        f"{rollout}.temperature": config.sampling.temperature,
+        f"{rollout}.top_p": config.sampling.top_p,
+        f"{rollout}.tensor_model_parallel_size": 1,
+        f"{rollout}.max_model_len": length,
+        f"{rollout}.log_prob_micro_batch_size_per_gpu": 8,
+        f"{rollout}.load_format": "auto",
+        f"{rollout}.engine_kwargs.vllm.enable_auto_tool_choice": True,
+        f"{rollout}.engine_kwargs.vllm.tool_call_parser": "hermes",
+        f"{actor}.strategy": "fsdp2",
+        f"{actor}.fsdp_config.strategy": "fsdp2",
+        f"{actor}.ppo_mini_batch_size": trainer.tasks_per_step,
+        f"{actor}.ppo_micro_batch_size_per_gpu": 8,
+        f"{actor}.ppo_epochs": trainer.epochs,
+        f"{actor}.policy_loss.loss_mode": loss_mode(config.loss.objective),
+        f"{actor}.clip_ratio_low": config.loss.clip_low,
+        f"{actor}.clip_ratio_high": config.loss.clip_high,
+        f"{actor}.clip_ratio_c": config.loss.dual_clip or NO_CLIP,
+        f"{actor}.entropy_coeff": config.loss.entropy,
+        f"{actor}.use_kl_loss": config.loss.kl > 0,
+        f"{actor}.kl_loss_coef": config.loss.kl,
+        f"{actor}.kl_loss_type": _KL[config.loss.kl_estimator],
+        f"{actor}.optim.lr": config.optimizer.learning_rate,
+        f"{actor}.optim.lr_warmup_steps": config.optimizer.warmup_steps,
+        f"{actor}.optim.weight_decay": config.optimizer.weight_decay,
+        f"{actor}.optim.clip_grad": config.optimizer.max_grad_norm,
+        "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu": 8,
+        "actor_rollout_ref.ref.strategy": "fsdp2",
+        "actor_rollout_ref.ref.fsdp_config.strategy": "fsdp2",
+        "algorithm.adv_estimator": "grpo",  # a name that verl knows; the advantages are ours
+        **_critic(config, model),
+        "algorithm.rollout_correction.bypass_mode": False,  # the check of sampler against trainer needs both
+        "reward.num_workers": 1,
+    }
+
+
+def _critic(config: TrainConfig, model: Path) -> dict[str, Any]:
+    method = configured_method(config)
+    return {
+        "critic.enable": method.needs_critic,
+        "critic.strategy": "fsdp2",
+        "critic.fsdp.strategy": "fsdp2",
+        "critic.model.path": config.critic.path or str(model),
+        "critic.model.enable_gradient_checkpointing": False,
+        "critic.optim.lr": config.critic.learning_rate,
+        "critic.cliprange_value": config.critic.clip or NO_CLIP,
+        "critic.ppo_mini_batch_size": config.trainer.tasks_per_step,
+        "critic.ppo_micro_batch_size_per_gpu": 8,
+        "critic.ppo_epochs": config.trainer.epochs,
+    }
+
+
+def _cpu() -> dict[str, Any]:
+    """What a machine without a GPU needs; `facts` in ARCHITECTURE.md, "verl on a CPU", says why, each."""
+    rollout, actor = "actor_rollout_ref.rollout", "actor_rollout_ref.actor"
+    float32 = {"param_dtype": "fp32", "reduce_dtype": "fp32", "buffer_dtype": "fp32"}
+    return {
+        "trainer.device": "cpu",
+        "actor_rollout_ref.model.override_config.attn_implementation": "sdpa",
+        "actor_rollout_ref.model.use_remove_padding": False,
+        f"{actor}.use_torch_compile": False,
+        f"{actor}.fsdp_config.use_torch_compile": False,
+        f"{actor}.fsdp_config.mixed_precision": float32,
+        "actor_rollout_ref.ref.fsdp_config.use_torch_compile": False,
+        "actor_rollout_ref.ref.fsdp_config.mixed_precision": float32,
+        "critic.fsdp.use_torch_compile": False,
+        "critic.fsdp.mixed_precision": float32,
+        "critic.model.use_remove_padding": False,
+        "critic.model.override_config.attn_implementation": "sdpa",
+        f"{rollout}.dtype": "float32",
+        f"{rollout}.enforce_eager": True,
+        f"{rollout}.enable_sleep_mode": False,
+        f"{rollout}.max_num_seqs": 64,
+        f"{rollout}.agent.num_workers": 1,
+        f"{rollout}.checkpoint_engine.update_weights_bucket_megabytes": 64,
+        f"{rollout}.engine_kwargs.vllm.worker_extension_cls": "leyden_trainer.verl.cpu_vllm.CpuWorkerExtension",
+    }
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _line(name: str, value: Any) -> str:
+    """Ours may name what verl's files leave out: its dataclasses know them."""
+    return f"++{name}={_text(value)}"
+
+
+def _strict(own: Mapping[str, Any]) -> list[str]:
+    """The user's must be known to verl's files; a leading + says that it is added on purpose, as in Hydra."""
+    return [f"{name}={_text(value)}" for name, value in own.items()]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{name}:{_text(item)}" for name, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(_text, value)) + "]"
+    return json.dumps(value)

@@ -1,0 +1,209 @@
+"""verl's agent-loop manager, by Leyden: queues a step's groups, waits for runners, hands rows to TransferQueue.
+
+Unlike verl's own it runs no agent. What may be trained on, and what happens to groups that lost rollouts, is decided
+by `leyden_trainer.experience`, as for the local backend; verl's prompts only say how many groups a step has.
+"""
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import transfer_queue as tq
+from pydantic import JsonValue
+from tensordict import TensorDict
+from verl.utils.tensordict_utils import list_of_dict_to_tensordict
+
+from leyden.client import HttpStore
+from leyden.errors import LeydenError, TrainingStopped
+from leyden.types import Credit, Endpoint, Rollout
+from leyden_trainer.assignment import has_signal
+from leyden_trainer.config import TrainConfig
+from leyden_trainer.credit import CreditMethod
+from leyden_trainer.experience import Batch, Collecting, Member, collect_batch, finish_all, free_running, read_members
+from leyden_trainer.judge import Judge
+from leyden_trainer.rewarding import Rewarding
+from leyden_trainer.rules import load_rules
+from leyden_trainer.tasks import heldout_rollouts, train_groups
+from leyden_trainer.transitions import Transition
+from leyden_trainer.verl.fields import fields_of, tags_of
+
+__all__ = ["Experience", "RolloutManager"]
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Experience:
+    """The training rollouts of one step, and which row of verl's is which transition."""
+
+    batch: Batch
+    rows: dict[str, Transition] = field(default_factory=dict[str, Transition])
+    """By verl's key, UID_SESSION_INDEX."""
+
+
+class RolloutManager:
+    """Lives in verl's task runner. Its own thread talks to the store, so that verl's loop may block."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        *,
+        run: str,
+        store: tuple[str, str],
+        method: CreditMethod,
+        judge_key: str | None,
+        tasks: tuple[Sequence[JsonValue], Sequence[JsonValue]],
+        num_groups: int,
+    ) -> None:
+        """`store` is the server's URL and the operator's key; `tasks` those to train on, and those held out."""
+        self.experience: Experience | None = None
+        self.heldout: tuple[int, float] | None = None
+        """Step and score of the last evaluation."""
+        self.num_groups = num_groups
+        """Groups taken from the order of tasks, the replaced ones too."""
+        self._config, self._run, self._method = config, run, method
+        self._train_tasks, self._heldout_tasks = tasks
+        self._error: LeydenError | None = None
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="leyden-rollouts", daemon=True).start()
+        self._store = self._wait(self._connect(*store))
+        self._wait(free_running(self._store, run))
+        rules, asked = load_rules(config.reward.rules), config.reward.judge
+        judge = Judge(asked, cache=config.output / "judge-cache", key=judge_key) if asked else None
+        self._rewarding = Rewarding(self._store, rules, judge)
+
+    async def _connect(self, url: str, key: str) -> HttpStore:
+        return HttpStore(url, key)
+
+    def _wait(self, work: Coroutine[Any, Any, _T]) -> _T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def generate_sequences(self, prompts: TensorDict) -> None:
+        """verl's contract: begin the rollouts of these prompts, do not wait; rows go into TransferQueue."""
+        uids, step = [str(uid) for uid in prompts["uid"]], int(prompts["global_steps"])
+        validate = "validate" in prompts and bool(prompts["validate"])
+        work = self._evaluate(uids, step) if validate else self._train(uids, step)
+        asyncio.run_coroutine_threadsafe(self._guarded(work, uids, "val" if validate else "train"), self._loop)
+
+    def check(self) -> None:
+        """Raise what went wrong in the thread; verl waits on tags alone and would see only missing rows."""
+        if self._error is not None:
+            raise self._error
+
+    def publish(self, addresses: Sequence[str], *, model: str, version: int, held: bool) -> None:
+        """Tell the gateway where the policy is served, which weights it has, and whether they are being changed."""
+        for number, address in enumerate(addresses):
+            endpoint = Endpoint(
+                id=f"policy-{number}",
+                url=f"http://{address}/v1",
+                model=model,
+                version=version,
+                context_length=self._config.model.context_length,
+                state="held" if held else "ready",
+            )
+            self._wait(self._store.publish(endpoint))
+
+    def credit(self, credits: Sequence[Credit]) -> None:
+        """Write down what each call was trained with."""
+        self._wait(self._store.credit(credits))
+
+    async def _guarded(self, work: Coroutine[Any, Any, None], uids: Sequence[str], partition: str) -> None:
+        """However it ends, every prompt gets a last status: verl's trainer waits for no less."""
+        await self._tag(uids, partition, "running")
+        try:
+            await work
+        except LeydenError as error:
+            self._error = error
+        except BaseException as error:
+            self._error = TrainingStopped(f"the rollouts of a step could not be collected: {error!r}")
+            raise
+        finally:
+            await self._tag(uids, partition, "failure" if self._error else "finished")
+
+    async def _tag(self, uids: Sequence[str], partition: str, status: str) -> None:
+        for uid in uids:
+            await tq.async_kv_put(key=uid, partition_id=partition, tag={"status": status})
+
+    async def _train(self, uids: Sequence[str], step: int) -> None:
+        config = self._config
+        groups = train_groups(config, self._run, step, self._train_tasks, self.num_groups)
+        how = Collecting(
+            run=self._finish,
+            reward=self._rewarding,
+            has_signal=lambda group: has_signal(group, self._method, {}),
+            replace_silent=config.trainer.dynamic_sampling,
+            max_tokens=config.model.context_length,
+            max_incomplete=config.trainer.max_incomplete,
+        )
+        batch = await collect_batch(self._store, groups, len(uids), how)
+        self.num_groups += len(batch.groups) + batch.replaced + batch.replaced_silent
+        experience = Experience(batch)
+        for uid, group in zip(uids, batch.groups, strict=False):  # fewer groups if too many were silent
+            experience.rows.update(_keyed(uid, group))
+        _check_versions(experience.rows.values(), step - 1)
+        self.experience = experience
+        await self._put([member for group in batch.groups for member in group], experience.rows, step, "train")
+
+    async def _evaluate(self, uids: Sequence[str], step: int) -> None:
+        rollouts = heldout_rollouts(self._config, self._run, step, self._heldout_tasks)
+        members = await read_members(self._store, await self._finish(rollouts), max_tokens=None)
+        # Incomplete rollouts stay in the denominator: leaving them out would flatter the policy.
+        self.heldout = (step, sum(member.total for member in members if not member.incomplete) / len(members))
+        rows: dict[str, Transition] = {}
+        for uid, member in zip(uids, members, strict=True):
+            rows |= _keyed(uid, [member])
+        await self._put(members, rows, step, "val")
+
+    async def _finish(self, rollouts: list[Rollout]) -> list[Rollout]:
+        return await finish_all(self._store, rollouts, None, lambda count: None)
+
+    async def _put(self, members: Sequence[Member], rows: dict[str, Transition], step: int, partition: str) -> None:
+        if not rows:
+            raise TrainingStopped(f"no rollout of step {step} has a sampled token; see one with `leyden show`")
+        rewards = {member.rollout.id: member.total for member in members}
+        agents = {
+            call.id: "/".join(call.structure.agent) if call.structure else "" for m in members for call in m.calls
+        }
+        fields = [
+            fields_of(
+                row,
+                uid=key.split("_")[0],
+                reward=rewards[row.rollout_id],
+                trained=_trained(row, {call for call, agent in agents.items() if self._method.trains(agent)}),
+            )
+            for key, row in rows.items()
+        ]
+        await tq.async_kv_batch_put(
+            keys=list(rows),
+            fields=list_of_dict_to_tensordict(fields),
+            tags=[tags_of(row, step) for row in rows.values()],
+            partition_id=partition,
+        )
+
+
+def _check_versions(rows: Iterable[Transition], expected: int) -> None:
+    for row in rows:
+        others = sorted({version for version in row.versions if version not in (None, expected)})
+        if others:
+            raise TrainingStopped(
+                f"rollout {row.rollout_id} was sampled by versions {others}, expected only {expected}: "
+                "another trainer publishes to this store; give each run its own"
+            )
+
+
+def _keyed(uid: str, group: Sequence[Member]) -> dict[str, Transition]:
+    return {
+        f"{uid}_{session}_{index}": row
+        for session, member in enumerate(group)
+        for index, row in enumerate(member.transitions)
+    }
+
+
+def _trained(row: Transition, calls: set[str]) -> list[bool]:
+    trained = [False] * len(row.token_ids)
+    for span in row.spans:
+        if span.call_id in calls:
+            trained[span.start : span.stop] = [True] * (span.stop - span.start)
+    return trained

@@ -1,0 +1,176 @@
+"""One run on verl: model, Leyden server, runner, then verl's trainer on Ray; ended in reverse.
+
+Unlike the local backend's session, the loop is not here: verl's `fit` runs in an actor of Ray's.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import time
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from omegaconf import OmegaConf
+from ray.exceptions import RayTaskError
+from rich.console import Console
+
+from leyden.errors import BadConfig, TrainingStopped
+from leyden.tasks import read_tasks
+from leyden_trainer.assignment import configured_method
+from leyden_trainer.children import opened_server, started_runner
+from leyden_trainer.config import TrainConfig
+from leyden_trainer.local.source import model_folder
+from leyden_trainer.screen import Screen
+from leyden_trainer.summary import Summary, draw_curve, write_summary
+from leyden_trainer.tasks import check_apart
+
+__all__ = ["print_verl_config", "run_training"]
+
+_EXTERNAL = "leyden_trainer.verl.policy_loss"
+LOOPBACK = "127.0.0.2"
+"""Ray replaces 127.0.0.1 by an address that other machines reach; the rest of 127/8 it leaves alone."""
+
+
+def print_verl_config(config: TrainConfig, folder: Path, console: Console) -> None:
+    """The whole configuration that verl would get, as YAML."""
+    on_cpu = _prepare_environment()
+    console.print(OmegaConf.to_yaml(_verl_config(config, folder, Path(config.model.path), on_cpu)), markup=False)
+
+
+async def run_training(
+    config: TrainConfig, folder: Path, console: Console, *, server_key: str | None, judge_key: str | None
+) -> Summary:
+    """Train as `config` says, in `folder`; a folder with a checkpoint is resumed. Keys as for the local backend.
+
+    Raises:
+        LeydenError: bad input is refused before anything is started.
+    """
+    on_cpu = _prepare_environment()
+    check_apart(read_tasks(config.tasks.train), read_tasks(config.tasks.heldout))
+    if configured_method(config).heads > 1:
+        raise BadConfig(f"credit.method = {config.credit.method!r} needs a critic of two heads; verl's critic has one")
+    screen = Screen(console, steps=config.trainer.steps)
+    screen.say(f"run {folder.name}: verl on {'the CPU' if on_cpu else 'CUDA'}, model {config.model.path}")
+    model = await asyncio.to_thread(model_folder, config.model.path, cache=Path.home() / ".cache" / "leyden")
+    settings = _verl_config(config, folder, model, on_cpu)
+    began = time.perf_counter()
+    async with contextlib.AsyncExitStack() as stack:
+        server = await stack.enter_async_context(opened_server(config, folder, server_key))
+        died = None
+        if config.agent.runners:
+            died = await stack.enter_async_context(started_runner(config, server, folder))
+        await stack.enter_async_context(_ray(config, settings, folder))
+        from leyden_trainer.verl.task_runner import Job, TaskRunner
+
+        job = Job(config, folder, server.url, server.key, judge_key, on_cpu)
+        actor: Any = ray.remote(num_cpus=1)(TaskRunner)
+        runner = actor.remote(job)
+        await _until_done(runner.run.remote(settings), died)
+    summary = _summary(config, folder, time.perf_counter() - began)
+    write_summary(folder / "summary.json", summary)
+    screen.summary(summary, str(folder))
+    return summary
+
+
+def _prepare_environment() -> bool:
+    """Set what verl reads from the environment, before its first import; returns whether this is a CPU's."""
+    on_cpu = not torch.cuda.is_available()
+    modules = [_EXTERNAL]
+    if on_cpu:
+        modules.insert(0, "leyden_trainer.verl.cpu")
+        os.environ |= {
+            "VERL_PLATFORM": "cpu",
+            "OMP_NUM_THREADS": "1",
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        }
+    os.environ |= {
+        "VERL_USE_EXTERNAL_MODULES": ",".join(modules),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "TOKENIZERS_PARALLELISM": "false",
+        "VLLM_NO_USAGE_STATS": "1",
+        "WANDB_MODE": os.environ.get("WANDB_MODE", "disabled"),
+    }
+    return on_cpu
+
+
+def _verl_config(config: TrainConfig, folder: Path, model: Path, on_cpu: bool) -> Any:
+    from leyden_trainer.verl.configuration import verl_config
+
+    num_heldout = len(read_tasks(config.tasks.heldout))
+    return verl_config(config, folder=folder, model=model, num_heldout=num_heldout, on_cpu=on_cpu)
+
+
+@contextlib.asynccontextmanager
+async def _ray(config: TrainConfig, settings: Any, folder: Path) -> AsyncGenerator[None]:
+    """Joined, or started on loopback; on a CPU with one logical GPU for each worker that verl places."""
+    from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
+
+    environment = get_ppo_ray_runtime_env(settings)
+    own = ("VERL_", "VLLM_", "RAY_", "OMP_", "TOKENIZERS_", "WANDB_")
+    environment["env_vars"] |= {k: v for k, v in os.environ.items() if k.startswith(own)}
+    environment["env_vars"]["TRANSFER_QUEUE_ENABLE"] = "1"
+    given: dict[str, Any] = {"address": config.trainer.ray_address} if config.trainer.ray_address else _own(settings)
+    ray.init(runtime_env=environment, **given)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _own(settings: Any) -> dict[str, Any]:
+    given: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": LOOPBACK}
+    if settings.trainer.device == "cpu":
+        workers = settings.trainer.n_gpus_per_node
+        given |= {"num_cpus": 16, "num_gpus": workers, "object_store_memory": 500_000_000}
+    return given
+
+
+async def _until_done(running: Any, runner_died: asyncio.Task[str] | None) -> None:
+    training = asyncio.ensure_future(_awaited(running))
+    waiting: set[asyncio.Future[Any]] = {training, runner_died} if runner_died else {training}
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        training.cancel() if not training.done() else None
+    if runner_died is not None and runner_died.done() and not training.done():
+        raise TrainingStopped(runner_died.result())
+    await training
+
+
+async def _awaited(running: Any) -> None:
+    try:
+        await running
+    except RayTaskError as error:
+        if isinstance(error.cause, TrainingStopped):
+            raise TrainingStopped(str(error.cause)) from error
+        raise
+
+
+def _summary(config: TrainConfig, folder: Path, seconds_total: float) -> Summary:
+    """From the journal alone, so that a resumed run counts what came before."""
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    heldout = [(r["step"], r["heldout"]) for r in records if "heldout" in r]
+    steps = [r for r in records if "reward" in r]
+    best = max(heldout, key=lambda pair: pair[1])
+    draw_curve(
+        folder / "curve.png", f"{folder.name}: {config.model.path}", [(r["step"], r["reward"]) for r in steps], heldout
+    )
+    return Summary(
+        eval_before=heldout[0][1],
+        eval_after=heldout[-1][1],
+        eval_best=best[1],
+        best_step=best[0],
+        steps=steps[-1]["step"] if steps else 0,
+        rollouts=int(sum(r["leyden/rollouts"] for r in steps)),
+        seconds=sum(r["seconds"] for r in steps),
+        seconds_total=seconds_total,
+        model=config.model.path,
+        seed=config.seed,
+        run=folder.name,
+    )

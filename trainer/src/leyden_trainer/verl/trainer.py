@@ -1,0 +1,193 @@
+"""verl's synchronous trainer with Leyden's credit. `fit` and `step` are verl's; what its hooks leave out is replaced.
+
+Two private methods are overridden, each for one reason: `_compute_advantage` (our credit and token weights), and
+`_get_required_batch_multiple` (whole rollouts, one optimiser step for a batch of any size); and, on a CPU alone,
+`_init_resource_pool_mgr` (workers that verl has no CPU form of).
+"""
+
+import asyncio
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ray
+import torch
+import transfer_queue as tq
+from omegaconf import open_dict
+from tensordict import TensorDict
+from torch import Tensor
+from verl.trainer.ppo.utils import Role
+from verl.trainer.ppo.v1 import PPOTrainerSync
+
+from leyden.errors import TrainingStopped
+from leyden_trainer.assignment import Assignment, assigned
+from leyden_trainer.config import TrainConfig
+from leyden_trainer.credit import CreditMethod, Memory
+from leyden_trainer.crediting import credits_of
+from leyden_trainer.journal import Journal
+from leyden_trainer.transitions import merge_rate
+from leyden_trainer.verl.manager import Experience, RolloutManager
+from leyden_trainer.verl.scores import TransferredScores, columns_of
+
+__all__ = ["MEMORY", "LeydenTrainer"]
+
+MEMORY = "credit/"
+"""Before the names of what the credit method remembers, among the figures of a step."""
+
+POLL_S = 0.05
+"""How often verl looks whether the rollouts are there; its own default is 2 s."""
+
+
+class LeydenTrainer(PPOTrainerSync):
+    """`agent_loop_manager` is a `RolloutManager`."""
+
+    agent_loop_manager: RolloutManager
+
+    def __init__(self, config: Any, *, settings: TrainConfig, run: str, method: CreditMethod, on_cpu: bool) -> None:
+        self._settings, self._run, self._method, self._on_cpu = settings, run, method, on_cpu
+        self._journal: Journal | None = None
+        self._memory: Memory = {}
+        super().__init__(config)
+        self.replay_buffer.poll_interval = POLL_S
+
+    def resume(self, journal: Journal, memory: Memory) -> None:
+        """Where the figures of each step go, and what the credit method remembers of the steps before."""
+        self._journal, self._memory = journal, memory
+
+    def serve(self, *, held: bool) -> None:
+        """Tell the gateway where the policy is, and that its weights have made `global_steps` steps."""
+        addresses = self.llm_server_manager.get_addresses()
+        model = self.config.actor_rollout_ref.model.path
+        self.agent_loop_manager.publish(addresses, model=model, version=self.global_steps, held=held)
+
+    # What verl calls as it goes on.
+
+    def on_train_begin(self) -> None:
+        """The figures go where a run of the local backend leaves them too."""
+        super().on_train_begin()
+        self.logger.logger["leyden"] = _Sink(self._journal)
+
+    def on_sample_end(self) -> None:
+        """All rollouts of the step are in; requests of late ones wait while the weights change."""
+        self.agent_loop_manager.check()
+        self.serve(held=True)
+        super().on_sample_end()
+
+    def on_step_end(self) -> None:
+        """The new weights are in the servers when verl's own hook is done."""
+        super().on_step_end()
+        self.serve(held=False)
+
+    def on_validate_end(self) -> None:
+        """Note the held-out score as Leyden counts it: incomplete rollouts stay in the denominator."""
+        super().on_validate_end()
+        self.agent_loop_manager.check()
+        if self._journal is not None and self.agent_loop_manager.heldout is not None:
+            step, score = self.agent_loop_manager.heldout
+            self._journal.write(step, {"heldout": score})
+            print(f"  held-out after step {step}: {score:.3f}", flush=True)
+
+    # What verl's hooks leave out.
+
+    def _init_resource_pool_mgr(self) -> None:
+        super()._init_resource_pool_mgr()
+        if not self._on_cpu:
+            return
+        from leyden_trainer.verl.cpu import cpu_workers
+
+        training, actor = (ray.remote(worker) for worker in cpu_workers())
+        for role in self.role_worker_mapping:
+            self.role_worker_mapping[role] = training if role == Role.Critic else actor
+
+    def _get_required_batch_multiple(self, dp_size: int) -> int:
+        """Rows of whole rollouts, padded by verl's zero-mask rows to what the workers can share, and no further."""
+        rows = self._settings.trainer.rollouts_per_task  # verl counts a mini-batch in prompts, each of so many rows
+        return math.lcm(rows, dp_size) * self._settings.trainer.minibatches
+
+    def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
+        """Leyden's credit, token weights and returns, written back for each row of verl's; padding rows have 0."""
+        experience = self.agent_loop_manager.experience
+        if experience is None:
+            raise TrainingStopped(f"step {self.global_steps} has no rollouts")
+        groups = experience.batch.groups
+        scored = TransferredScores(batch, experience, with_values=self.use_critic)
+        work = assigned(groups, self._settings, self._method, self._memory, scored, always_score=True)
+        assignment = asyncio.run(work)
+        self._memory = assignment.memory
+        self.agent_loop_manager.credit(
+            credits_of(
+                experience.batch,
+                assignment.advantages,
+                run=self._run,
+                step=self.global_steps,
+                method=self._settings.credit.method,
+            )
+        )
+        columns = columns_of(batch, experience, assignment, values=scored.values)
+        fields = TensorDict({name: _jagged(rows) for name, rows in columns.items()}, batch_size=len(batch))
+        batch = tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
+        metrics.update(_figures(experience, assignment, self.agent_loop_manager.num_groups))
+        self._set_mini_batches(len(batch))
+        return batch
+
+    def _set_mini_batches(self, num_rows: int) -> None:
+        """As many optimiser updates as `trainer.minibatches` says, whatever the number of rows; verl counts prompts."""
+        prompts = num_rows // self._settings.trainer.minibatches // self.config.actor_rollout_ref.rollout.n
+        with open_dict(self.config):
+            self.config.actor_rollout_ref.actor.ppo_mini_batch_size = prompts
+            self.config.critic.ppo_mini_batch_size = prompts
+
+
+def _jagged(rows: Sequence[Tensor]) -> Tensor:
+    """(B, j), float32."""
+    return torch.nested.as_nested_tensor([row.float() for row in rows], layout=torch.jagged)
+
+
+def _figures(experience: Experience, assignment: Assignment, num_groups: int) -> dict[str, float]:
+    batch, importance = experience.batch, assignment.importance
+    figures = {
+        "leyden/reward": batch.mean_reward,
+        "leyden/mismatch": assignment.mismatch,
+        "leyden/importance_mean": importance and importance.mean,
+        "leyden/importance_capped": importance and importance.capped,
+        "leyden/explained_variance": assignment.explained_variance,
+        "leyden/rollouts": len(batch.members),
+        "leyden/failed": batch.num_failed,
+        "leyden/incomplete": batch.num_incomplete,
+        "leyden/silent_groups": batch.silent,
+        "leyden/replaced_groups": batch.replaced,
+        "leyden/replaced_silent_groups": batch.replaced_silent,
+        "leyden/num_groups": num_groups,
+        "leyden/merge_rate": merge_rate([member.calls for group in batch.groups for member in group]),
+        **{f"{MEMORY}{name}": value for name, value in assignment.memory.items()},
+    }
+    return {name: float(value) for name, value in figures.items() if value is not None}
+
+
+class _Sink:
+    """A logger of verl's that writes Leyden's `metrics.jsonl` and TensorBoard files, and a line a step."""
+
+    _NAMES: Mapping[str, str] = {
+        "leyden/reward": "reward",
+        "actor/entropy": "entropy",
+        "actor/grad_norm": "grad_norm",
+        "actor/pg_loss": "loss",
+        "actor/ppo_kl": "kl",
+        "actor/clip_fraction": "clip_fraction",
+        "leyden/mismatch": "mismatch",
+        "timing_s/step": "seconds",
+        "timing_s/gen": "seconds_rollouts",
+    }
+
+    def __init__(self, journal: Journal | None) -> None:
+        self._journal = journal
+
+    def log(self, data: Mapping[str, Any], step: int) -> None:
+        figures = {self._NAMES.get(name, name): float(v) for name, v in data.items() if isinstance(v, int | float)}
+        if self._journal is not None:
+            self._journal.write(step, figures)
+        parts = [f"{name} {figures[name]:.4g}" for name in self._NAMES.values() if name in figures]
+        print(f"step {step:>3}  {'  '.join(parts)}", flush=True)
+
+    def finish(self) -> None:
+        """The journal is closed by who opened it."""

@@ -1,0 +1,190 @@
+"""`leyden train` on the real stack on a CPU: LangGraph, gateway, verl's own vLLM servers, store, credit, FSDP2."""
+
+import dataclasses
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from leyden_trainer.testing import lookup_tasks, warm_tiny_model
+
+AGENT_PYTHON = Path(__file__).parents[3] / ".venv" / "bin" / "python"
+"""The main environment: it has the agent's framework, and no verl."""
+
+AGENT = """
+from langchain_openai import ChatOpenAI
+from langgraph.graph import END, START, MessagesState, StateGraph
+
+llm = ChatOpenAI(model="gpt-4o-mini", max_tokens=12, temperature=0)
+
+
+class State(MessagesState):
+    number: int
+
+
+def plan(state):
+    return {"messages": [llm.invoke(state["messages"])]}
+
+
+def tool(state):
+    return {"messages": [("user", f"result {state['number']}")]}
+
+
+def answer(state):
+    return {"messages": [llm.invoke(state["messages"])]}
+
+
+graph = StateGraph(State).add_sequence([plan, tool, answer]).add_edge(START, "plan").add_edge("answer", END).compile()
+
+
+async def solve(task):
+    start = [("system", "use tools"), ("user", task["question"])]
+    state = await graph.ainvoke({"messages": start, "number": task["number"]})
+    return [message.content for message in state["messages"] if message.type == "ai"]
+"""
+REWARD = """
+def score(task, result):
+    call, answer = result
+    return call == f"call {task['tool']} {task['city']}" and answer == f"answer {task['number']}"
+"""
+CONFIG = f"""
+name = "verl"
+[model]
+path = "model"
+context_length = 256
+[agent]
+function = "agent.py:solve"
+python = "{AGENT_PYTHON}"
+concurrency = 64
+[reward]
+function = "reward.py:score"
+[tasks]
+train = "train.jsonl"
+heldout = "heldout.jsonl"
+[sampling]
+max_tokens = 12
+[optimizer]
+learning_rate = 5e-4
+warmup_steps = 0
+[critic]
+kind = "model"
+learning_rate = 1e-3
+[trainer]
+backend = "verl"
+steps = 15
+tasks_per_step = 4
+rollouts_per_task = 8
+evaluate_every = 15
+[trainer.verl.trainer]
+save_freq = 1
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "model").symlink_to(warm_tiny_model(Path.home() / ".cache" / "leyden").resolve())
+    for name, text in (("agent.py", AGENT), ("reward.py", REWARD), ("train.toml", CONFIG)):
+        (tmp_path / name).write_text(text)
+    for name, heldout, count in (("train", False, 200), ("heldout", True, 24)):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines(heldout=heldout, count=count)))
+    return tmp_path
+
+
+def lines(*, heldout: bool, count: int) -> list[str]:
+    found: dict[str, None] = {}
+    for task in lookup_tasks(1, heldout=heldout):
+        found[json.dumps(dataclasses.asdict(task))] = None
+        if len(found) == count:
+            break
+    return list(found)
+
+
+def training(folder: Path, *flags: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "leyden", "train", "train.toml", *flags],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finished(process: subprocess.Popen[str]) -> str:
+    said, _ = process.communicate()
+    assert process.returncode == 0, said[-5000:]
+    return said
+
+
+def records(folder: Path, name: str = "verl") -> Iterator[dict[str, float]]:
+    return map(json.loads, (folder / "runs" / name / "metrics.jsonl").read_text().splitlines())
+
+
+def test_a_run_on_verl_learns_and_goes_on_after_it_was_killed(folder: Path) -> None:
+    """Killed in its sixth step at the earliest; the whole of it has 15 steps, each one once."""
+    process = training(folder)
+    assert process.stdout is not None
+    said: list[str] = []
+    for line in process.stdout:
+        said.append(line)
+        if re.search(r"step +5 ", line):
+            os.killpg(process.pid, signal.SIGKILL)
+            break
+    else:
+        pytest.fail("".join(said)[-5000:])
+    process.communicate()
+
+    finished(training(folder, "--resume"))
+    steps = [record for record in records(folder) if "reward" in record]
+    assert [record["step"] for record in steps] == list(range(1, 16))
+    assert sum(record["reward"] for record in steps[:2]) / 2 < 0.5
+    assert sum(record["reward"] for record in steps[-3:]) / 3 > 0.8
+    assert max(record["mismatch"] for record in steps) < 1e-3
+    summary = json.loads((folder / "runs" / "verl" / "summary.json").read_text())
+    assert summary["steps"] == 15
+    assert summary["eval_after"] > summary["eval_before"]
+    assert versions_are_those_of_the_steps(folder)
+
+
+def versions_are_those_of_the_steps(folder: Path) -> bool:
+    """Rollouts of step k come from the weights after k-1 steps, says each call in the store."""
+    script = (
+        "import asyncio, sys\n"
+        "from leyden.store import SqlStore\n"
+        "async def main():\n"
+        "    store = SqlStore.open(sys.argv[1])\n"
+        "    page = await store.rollouts(after=0, limit=1000)\n"
+        "    steps = {r.id: r.step for r in page.rollouts if r.mode == 'train'}\n"
+        "    calls = await store.calls(list(steps))\n"
+        "    assert len(calls) == 2 * len(steps) > 0\n"
+        "    assert all(call.answer.version == steps[call.rollout_id] - 1 for call in calls)\n"
+        "    await store.close()\n"
+        "asyncio.run(main())\n"
+    )
+    store = folder / "runs" / "verl" / "store.sqlite"
+    return subprocess.run([sys.executable, "-c", script, str(store)], check=False).returncode == 0
+
+
+def test_ppo_on_verl_trains_a_critic_by_the_returns_of_the_credit_method(folder: Path) -> None:
+    """The critic comes to explain some of what it had not at first."""
+    flags = ("--credit.method=ppo", "--trainer.steps=5", "--name=ppo", "--trainer.verl.trainer.save_freq=-1")
+    finished(training(folder, *flags))
+    steps = [record for record in records(folder, "ppo") if "reward" in record]
+    assert [record["step"] for record in steps] == [1, 2, 3, 4, 5]
+    losses = [record["critic/vf_loss"] for record in steps]
+    assert min(losses[2:]) < losses[0]
+    assert all(record["mismatch"] < 1e-3 for record in steps)
+
+
+def test_an_option_that_verl_does_not_know_is_refused(folder: Path) -> None:
+    """Before anything is started."""
+    process = training(folder, "--trainer.verl.trainer.no_such_option=1")
+    said, _ = process.communicate()
+    assert process.returncode != 0
+    assert "no_such_option" in said

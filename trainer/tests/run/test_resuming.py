@@ -1,0 +1,185 @@
+"""A whole `leyden train` is ended in the middle of a step and goes on with --resume: full weights, LoRA, top layers."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from leyden.store import SqlStore
+from leyden.types import Call, Rollout
+from leyden_trainer.testing import make_tiny_model
+
+AGENT = """
+import os
+import leyden, openai
+
+client = openai.OpenAI()
+
+def solve(task):
+    if leyden.current().rollout_id == "tiny-s2-g1-r3" and not os.path.exists("go"):
+        with open("reached", "w") as told:  # opens when the test does
+            told.write("the last rollout of step 2")
+        open("never").read()
+    messages = [{"role": "user", "content": task["question"]}]
+    return client.chat.completions.create(model="gpt", messages=messages, max_tokens=4).choices[0].message.content
+"""
+REWARD = "def score(task, result):\n    return len(result) % 3 == 0\n"
+CONFIG = """
+name = "tiny"
+[model]
+path = "model"
+device = "cpu"
+[agent]
+function = "agent.py:solve"
+concurrency = 2
+[reward]
+function = "reward.py:score"
+[tasks]
+train = "train.jsonl"
+heldout = "heldout.jsonl"
+[optimizer]
+learning_rate = 1e-3
+[trainer]
+steps = 3
+tasks_per_step = 2
+rollouts_per_task = 4
+evaluate_every = 3
+"""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What the store of a run has acknowledged."""
+
+    rollouts: dict[str, Rollout]
+    calls: dict[str, Call]
+    credit_steps: dict[str, list[int]]
+    """By rollout."""
+
+    @property
+    def finished(self) -> dict[str, Rollout]:
+        return {name: rollout for name, rollout in self.rollouts.items() if rollout.finished}
+
+
+def read(run: Path) -> Kept:
+    async def all_of_it() -> Kept:
+        store = SqlStore.open(run / "store.sqlite")
+        rollouts = {rollout.id: rollout for rollout in (await store.rollouts(limit=1000)).rollouts}
+        calls = {call.id: call for call in await store.calls(list(rollouts))}
+        steps: dict[str, list[int]] = {}
+        for credit in await store.credits(list(rollouts)):
+            steps.setdefault(credit.rollout_id, []).append(credit.step)
+        await store.close()
+        return Kept(rollouts, calls, steps)
+
+    return asyncio.run(all_of_it())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    make_tiny_model(tmp_path / "model")
+    (tmp_path / "agent.py").write_text(AGENT)
+    (tmp_path / "reward.py").write_text(REWARD)
+    (tmp_path / "train.toml").write_text(CONFIG)
+    for name, cities in (("train", ("Oslo", "Rome", "Paris")), ("heldout", ("Tunis", "Dakar"))):
+        lines = [json.dumps({"question": f"how hot is it in {city}"}) for city in cities]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    for name in ("reached", "never"):
+        os.mkfifo(tmp_path / name)
+    return tmp_path
+
+
+def start(folder: Path, *flags: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "leyden", "train", "train.toml", *flags]
+    with (folder / "train.log").open("a") as log:
+        return subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, text=True, start_new_session=True)
+
+
+def family(process_id: int) -> list[int]:
+    """A process and all that it started, and these; Linux."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it ended while we looked
+    found = [process_id]
+    for parent in found:
+        found += [child for child, its_parent in parents.items() if its_parent == parent]
+    return found
+
+
+def end(process: subprocess.Popen[str], how: str) -> None:
+    if how == "stop":
+        process.terminate()
+        assert process.wait() == 128 + signal.SIGTERM
+        return
+    for process_id in family(process.pid) if how == "kill all" else [process.pid]:
+        os.kill(process_id, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the processes of a run in /proc")
+@pytest.mark.parametrize(
+    ("how", "flags"),
+    [("kill all", ["--model.lora_rank=4"]), ("kill trainer", ["--model.layers=1"]), ("stop", [])],
+    ids=["killed with LoRA", "trainer killed with top layers", "stopped with all weights"],
+)
+def test_a_run_that_is_ended_in_mid_step_goes_on_where_it_was(folder: Path, how: str, flags: list[str]) -> None:
+    run = folder / "runs" / "tiny"
+    process = start(folder, *flags)
+    assert (folder / "reached").read_text() == "the last rollout of step 2"
+    while not (run / "state" / "state-00000001.pt").exists():
+        assert process.poll() is None
+    before = read(run)
+    end(process, how)
+    assert sum(rollout.step == 2 for rollout in before.finished.values()) >= 4
+    (folder / "go").touch()
+    assert start(folder, "--resume", *flags).wait() == 0, (folder / "train.log").read_text()
+
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["steps"], summary["rollouts"]) == (3, 24)
+    assert [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [0, 1, 2, 3, 3]
+    after = read(run)
+    assert len(after.rollouts) == 3 * 8 + 2 * 2
+    assert all(rollout.status == "succeeded" for rollout in after.rollouts.values())
+    assert {name: after.rollouts[name] for name in before.finished} == before.finished
+    for call in before.calls.values():
+        if call.rollout_id in before.finished:
+            assert after.calls[call.id] == call
+    trained = {name: rollout for name, rollout in after.rollouts.items() if rollout.mode == "train"}
+    assert after.credit_steps == {name: [rollout.step] for name, rollout in trained.items()}
+    assert trained["tiny-s2-g1-r3"].attempt == 1 + trained["tiny-s2-g1-r3"].released
+    assert updates(run) == 3
+    check_checkpoint(folder, run / "checkpoints" / "last", flags)
+
+
+def updates(run: Path) -> int:
+    """How often the optimiser stepped, as its own newest state says."""
+    newest = max((run / "state").glob("state-*.pt"))
+    optimizer = torch.load(newest, weights_only=True)["learner"]["optimizer"]
+    (steps,) = {int(state["step"]) for state in optimizer["state"].values()}
+    return steps
+
+
+def check_checkpoint(folder: Path, checkpoint: Path, flags: list[str]) -> None:
+    """transformers loads it; only what was to be trained has changed."""
+    AutoTokenizer.from_pretrained(checkpoint)
+    old = AutoModelForCausalLM.from_pretrained(folder / "model").state_dict()
+    new = AutoModelForCausalLM.from_pretrained(checkpoint).state_dict()
+    assert old.keys() == new.keys()
+    changed = {name for name in old if not torch.equal(old[name], new[name])}
+    assert any(".layers.1." in name for name in changed)
+    if "--model.layers=1" in flags:
+        assert not any(".layers.0." in name for name in changed)
+    if "--model.lora_rank=4" in flags:
+        assert (checkpoint / "adapter" / "adapter_model.safetensors").is_file()
+        assert not any("embed" in name or "norm" in name for name in changed)

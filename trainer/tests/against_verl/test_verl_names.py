@@ -4,8 +4,11 @@ import ast
 import importlib
 from pathlib import Path
 
+import pytest
+
 import leyden_trainer.verl
 
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # verl's own imports
 FOLDER = Path(leyden_trainer.verl.__file__).parent
 
 IMPORTED = {

@@ -17,7 +17,8 @@ pytestmark = pytest.mark.slow
 USE = """
 import asyncio, importlib.metadata, sys
 import leyden, leyden_autogen, leyden_langchain, leyden_trainer
-assert all(m.__file__.startswith(sys.prefix) for m in (leyden, leyden_autogen, leyden_langchain, leyden_trainer)), leyden.__file__
+modules = (leyden, leyden_autogen, leyden_langchain, leyden_trainer)
+assert all(module.__file__.startswith(sys.prefix) for module in modules), leyden.__file__
 from leyden.store import SqlStore
 store = SqlStore.open(sys.argv[1])
 asyncio.run(store.close())

@@ -17,15 +17,9 @@ pytestmark = pytest.mark.slow
 
 USE = """
 import asyncio, importlib.metadata, sys
-<<<<<<< HEAD
 import leyden, leyden_autogen, leyden_langchain, leyden_openai_agents, leyden_trainer
 ours = (leyden, leyden_autogen, leyden_langchain, leyden_openai_agents, leyden_trainer)
 assert all(m.__file__.startswith(sys.prefix) for m in ours), leyden.__file__
-=======
-import leyden, leyden_autogen, leyden_langchain, leyden_trainer
-modules = (leyden, leyden_autogen, leyden_langchain, leyden_trainer)
-assert all(module.__file__.startswith(sys.prefix) for module in modules), leyden.__file__
->>>>>>> autogen
 from leyden.store import SqlStore
 store = SqlStore.open(sys.argv[1])
 asyncio.run(store.close())

@@ -84,7 +84,7 @@ class _Decisions:
         return _Decisions(self.number, np.delete(self.counts_G_F, row, axis=0), self.same_F_F)
 
     @property
-    def shares_F(self) -> Array:
+    def shares_F(self) -> Array:  # noqa: N802  # F is the axis
         """How often each decision was taken, among those at its anchor."""
         taken_F = self.counts_G_F.sum(0)
         return taken_F / np.maximum(self.same_F_F @ taken_F, 1)

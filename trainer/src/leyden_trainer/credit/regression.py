@@ -83,22 +83,21 @@ class _Decisions:
     def without(self, row: int) -> "_Decisions":
         return _Decisions(self.number, np.delete(self.counts_G_F, row, axis=0), self.same_F_F)
 
-    @property
-    def shares_F(self) -> Array:  # noqa: N802  # F is the axis
-        """How often each decision was taken, among those at its anchor."""
+    def shares(self) -> Array:
+        """How often each decision was taken, among those at its anchor; shape (F,)."""
         taken_F = self.counts_G_F.sum(0)
         return taken_F / np.maximum(self.same_F_F @ taken_F, 1)
 
     def centred(self, counts_G_F: Array) -> Array:
         """Counts minus what the group's average decision at the same anchors would have given."""
-        return counts_G_F - (counts_G_F @ self.same_F_F) * self.shares_F
+        return counts_G_F - (counts_G_F @ self.same_F_F) * self.shares()
 
     def effects(self, returns_G: Array, ridge: float) -> Array:
         """Each decision's effect on the return, relative to the average decision at its anchor."""
         centred_G_F = self.centred(self.counts_G_F)
         kernel_G_G = centred_G_F @ centred_G_F.T + ridge * np.eye(len(returns_G))
         raw_F = centred_G_F.T @ np.linalg.solve(kernel_G_G, returns_G - returns_G.mean())
-        return raw_F - self.same_F_F @ (self.shares_F * raw_F)
+        return raw_F - self.same_F_F @ (self.shares() * raw_F)
 
 
 def _best_ridge(decisions: _Decisions, returns_G: Array) -> float | None:

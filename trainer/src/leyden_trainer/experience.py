@@ -16,7 +16,7 @@ from leyden.types import Call, Reward, Rollout
 from leyden_trainer.judge import JudgeCost
 from leyden_trainer.transitions import IncompleteRollout, Transition, transitions
 
-__all__ = ["Batch", "Collecting", "Member", "collect_batch", "finish_all", "free_running", "read_members"]
+__all__ = ["Batch", "Collecting", "Member", "collect_batch", "finish_all", "read_members", "take_over"]
 
 WAIT_S = 30.0
 MAX_SILENT = 3
@@ -96,8 +96,15 @@ async def finish_all(
     return [finished[rollout.id] for rollout in rollouts]
 
 
-async def free_running(store: Store, run: str) -> None:
-    """Release what runners of this run held when it was killed: they ended with it, and their leases would run on."""
+async def take_over(store: Store, run: str) -> None:
+    """Free a run that was killed from what is left of it, before its runner starts again.
+
+    Its policy server is gone: requests wait for the new one. Its runners are: what they held is released, for their
+    leases would run on.
+    """
+    for endpoint in await store.endpoints():
+        if endpoint.state == "ready":
+            await store.publish(endpoint.model_copy(update={"state": "held"}))
     page = await store.rollouts(run=run, status="running", limit=1000)
     for rollout in page.rollouts:
         assert rollout.runner is not None

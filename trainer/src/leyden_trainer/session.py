@@ -11,7 +11,7 @@ from leyden.tasks import read_tasks
 from leyden_trainer.assignment import configured_method
 from leyden_trainer.children import opened_server, started_runner
 from leyden_trainer.config import TrainConfig
-from leyden_trainer.experience import free_running
+from leyden_trainer.experience import take_over
 from leyden_trainer.journal import Journal
 from leyden_trainer.judge import Judge
 from leyden_trainer.local.backend import LocalBackend
@@ -58,7 +58,7 @@ async def run_training(
         journal = stack.enter_context(Journal(folder, from_step=state.step))
         died = None
         if not config.server:
-            await free_running(store, folder.name)
+            await take_over(store, folder.name)
         if config.agent.runners:
             died = await stack.enter_async_context(started_runner(config, server, folder))
         if state.step:

@@ -8,7 +8,7 @@ import pytest
 
 import leyden_trainer.verl
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # verl's own imports
+pytestmark = pytest.mark.filterwarnings("ignore")  # verl's own imports
 FOLDER = Path(leyden_trainer.verl.__file__).parent
 
 IMPORTED = {

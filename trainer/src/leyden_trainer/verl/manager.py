@@ -21,7 +21,7 @@ from leyden.types import Credit, Endpoint, Rollout
 from leyden_trainer.assignment import has_signal
 from leyden_trainer.config import TrainConfig
 from leyden_trainer.credit import CreditMethod
-from leyden_trainer.experience import Batch, Collecting, Member, collect_batch, finish_all, free_running, read_members
+from leyden_trainer.experience import Batch, Collecting, Member, collect_batch, finish_all, read_members
 from leyden_trainer.judge import Judge
 from leyden_trainer.rewarding import Rewarding
 from leyden_trainer.rules import load_rules
@@ -69,7 +69,6 @@ class RolloutManager:
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="leyden-rollouts", daemon=True).start()
         self._store = self._wait(self._connect(*store))
-        self._wait(free_running(self._store, run))
         rules, asked = load_rules(config.reward.rules), config.reward.judge
         judge = Judge(asked, cache=config.output / "judge-cache", key=judge_key) if asked else None
         self._rewarding = Rewarding(self._store, rules, judge)

@@ -18,11 +18,13 @@ from omegaconf import OmegaConf
 from ray.exceptions import RayTaskError
 from rich.console import Console
 
+from leyden.client import HttpStore
 from leyden.errors import BadConfig, TrainingStopped
 from leyden.tasks import read_tasks
 from leyden_trainer.assignment import configured_method
 from leyden_trainer.children import opened_server, started_runner
 from leyden_trainer.config import TrainConfig
+from leyden_trainer.experience import take_over
 from leyden_trainer.local.source import model_folder
 from leyden_trainer.screen import Screen
 from leyden_trainer.summary import Summary, draw_curve, write_summary
@@ -60,6 +62,10 @@ async def run_training(
     began = time.perf_counter()
     async with contextlib.AsyncExitStack() as stack:
         server = await stack.enter_async_context(opened_server(config, folder, server_key))
+        if not config.server:
+            store = HttpStore(server.url, server.key)
+            await take_over(store, folder.name)
+            await store.close()
         died = None
         if config.agent.runners:
             died = await stack.enter_async_context(started_runner(config, server, folder))

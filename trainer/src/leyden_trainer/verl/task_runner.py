@@ -66,7 +66,14 @@ class TaskRunner:
             trainer.resume(journal, memory)
             trainer.agent_loop_manager = manager
             trainer.serve(held=False)
+            self._train(trainer, manager)
+
+    def _train(self, trainer: LeydenTrainer, manager: RolloutManager) -> None:
+        try:
             trainer.fit(manager)  # pyright: ignore[reportArgumentType]  # verl asks for two methods of it
+        except RuntimeError:
+            manager.check()  # verl saw only that rows are missing; this says why
+            raise
 
 
 def _last_record(folder: Path, step: int) -> dict[str, float]:

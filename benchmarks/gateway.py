@@ -25,6 +25,8 @@ ASKED = {
     "text": {},
 }
 """What the agent asks for. Leyden asks the policy for tokens in any case, and takes out what the agent did not want."""
+REQUIRED = "tokens"
+"""Where every door gives the same bytes. For text alone, direct answers lack all that Leyden records."""
 
 
 class Clients:
@@ -79,6 +81,11 @@ def load(clients: Clients, door: Door, direct: Door, asked: str, seconds: float)
     return {"rate": rate, "clients_ms": used[0], "policy_ms": used[1], "door_ms": used[2] if door is not direct else 0}
 
 
+def _used_ms(turn: dict) -> float:
+    """CPU time a call of all processes: its inverse is the rate on cores that do nothing else."""
+    return turn["clients_ms"] + turn["policy_ms"] + turn["door_ms"]
+
+
 def first_chunk_ms(clients: Clients, door: Door, asked: str, streams: int) -> list[float]:
     """Milliseconds to the first chunk with text, of streams one after the other."""
     task = {"model": "stub", "extra": ASKED[asked], "streams": streams, "clients": door.clients[:1]}
@@ -111,7 +118,8 @@ def measure(clients: Clients, direct: Door, opened: Sequence[Door], arguments: a
             beside = load(clients, direct, direct, asked, arguments.seconds)
             for door in opened:
                 turn = beside if door is direct else load(clients, door, direct, asked, arguments.seconds)
-                turns[door.name].append({**turn, "ratio": turn["rate"] / beside["rate"]})
+                ratios = {"ratio": turn["rate"] / beside["rate"], "cpu_ratio": _used_ms(beside) / _used_ms(turn)}
+                turns[door.name].append({**turn, **ratios})
         for name, measured in turns.items():
             table[asked, name] = {key: statistics.median(turn[key] for turn in measured) for key in measured[0]}
         _add_first_chunks(table, clients, opened, asked, arguments.streams)
@@ -130,19 +138,22 @@ def _add_first_chunks(table: dict, clients: Clients, opened: Sequence[Door], ask
 
 def report(table: dict) -> bool:
     """Print the table and the verdict; whether the requirements are met."""
-    print("| agent asks for | door | calls/s | of direct | CPU ms/call: door | clients | policy | first chunk, ms |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| asked | door | calls/s | of direct | by CPU | CPU ms/call: door | clients | policy | first chunk, ms |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for (asked, name), row in table.items():
         chunk = f"{row['first_chunk_ms']:.1f}" if "first_chunk_ms" in row else "no streams"
         used = f"{row['door_ms']:.2f} | {row['clients_ms']:.2f} | {row['policy_ms']:.2f}"
-        print(f"| {asked} | {name} | {row['rate']:.0f} | {row['ratio']:.2f} | {used} | {chunk} |")
-    ratio = min(table[asked, "leyden"]["ratio"] for asked in ASKED)
-    best_peer = max((row["ratio"] for (_, name), row in table.items() if name not in ("direct", "leyden")), default=0)
-    later = max(table[asked, "leyden"]["first_chunk_ms"] - table[asked, "direct"]["first_chunk_ms"] for asked in ASKED)
+        ratios = f"{row['ratio']:.2f} | {row['cpu_ratio']:.2f}"
+        print(f"| {asked} | {name} | {row['rate']:.0f} | {ratios} | {used} | {chunk} |")
+    required = {name: row for (asked, name), row in table.items() if asked == REQUIRED}
+    ratio, by_cpu = required["leyden"]["ratio"], required["leyden"]["cpu_ratio"]
+    best_peer = max((row["ratio"] for name, row in required.items() if name not in ("direct", "leyden")), default=0)
+    later = required["leyden"]["first_chunk_ms"] - required["direct"]["first_chunk_ms"]
     met = ratio >= LEAST_RATIO and ratio > best_peer and later <= MOST_FIRST_CHUNK_MS
     print(
-        f"least of direct {ratio:.2f} (required {LEAST_RATIO}, aimed at {AIMED_RATIO}; best peer {best_peer:.2f}), "
-        f"first chunk {later:.1f} ms after direct's (required {MOST_FIRST_CHUNK_MS:g}): {'met' if met else 'missed'}"
+        f"{ratio:.2f} of direct, {by_cpu:.2f} by CPU time (required {LEAST_RATIO}, aimed at {AIMED_RATIO}, best peer "
+        f"{best_peer:.2f}), first chunk {later:.1f} ms after direct's (required {MOST_FIRST_CHUNK_MS:g}): "
+        f"{'met' if met else 'missed'}"
     )
     return met
 
@@ -150,8 +161,8 @@ def report(table: dict) -> bool:
 def main() -> int:
     """Run all doors; 1 if a requirement was missed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of one door's turn")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of one door's turn")
     parser.add_argument("--streams", type=int, default=31, help="for the first chunk, three times a door")
     parser.add_argument("--alone", action="store_true", help="Leyden without peers")
     parser.add_argument("--agentlightning-v1", type=Path, metavar="DIR", help="a checkout of Agent Lightning 1.x")

@@ -36,9 +36,13 @@ def _prompt() -> list[int]:
 _USAGE = {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": SAMPLED_TOKENS, "total_tokens": 2200}
 
 
+def _word(place: int) -> str:
+    return f"word{place} "  # never the same one twice in a row, which LiteLLM takes for a broken model
+
+
 def whole(*, tokens: bool) -> bytes:
     """The body of an answer without a stream."""
-    message = {"role": "assistant", "content": " ".join(["word"] * SAMPLED_TOKENS)}
+    message = {"role": "assistant", "content": "".join(map(_word, range(SAMPLED_TOKENS)))}
     choice = {**_choice(slice(None), tokens=tokens), "message": message, "finish_reason": "stop"}
     told = {"prompt_token_ids": _prompt()} if tokens else {}
     return json.dumps({**_head("chat.completion"), "choices": [choice], "usage": _USAGE, **told}).encode()
@@ -48,7 +52,7 @@ def events(*, tokens: bool) -> list[bytes]:
     """The events of a stream, one token each."""
     chunks = []
     for place in range(SAMPLED_TOKENS):
-        delta = {"role": "assistant", "content": "word "} if place == 0 else {"content": "word "}
+        delta = {"content": _word(place)} | ({"role": "assistant"} if place == 0 else {})
         last = place == SAMPLED_TOKENS - 1
         choice = _choice(slice(place, place + 1), tokens=tokens)
         chunks.append({"choices": [{**choice, "delta": delta, "finish_reason": "stop" if last else None}]})

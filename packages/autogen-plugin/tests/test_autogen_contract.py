@@ -1,6 +1,7 @@
 """AutoGen's adapter keeps the contract of all adapters."""
 
 import asyncio
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -73,7 +74,8 @@ class TestAutoGen(AdapterContract):
 
     async def parallel(self, task: str, url: str) -> JsonValue:
         branches = [AgentTool(an_agent(url, name)) for name in ("left", "right")]
-        return produced(await an_agent(url, "boss", branches).run(task=task))
+        result: Any = produced(await an_agent(url, "boss", branches).run(task=task))
+        return sorted(result, key=json.dumps)  # AutoGen lists the branches' messages as they come
 
     async def handoff(self, task: str, url: str) -> JsonValue:
         boss = an_agent(url, "boss", handoffs=["expert"])

@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-DISTRIBUTIONS = ("packages/core", "packages/langchain-plugin", "packages/openai-agents-plugin", "trainer")
+PLUGINS = ("packages/langchain-plugin", "packages/openai-agents-plugin", "packages/autogen-plugin")
+DISTRIBUTIONS = ("packages/core", *PLUGINS, "trainer")
 
 pytestmark = pytest.mark.slow
 
 USE = """
 import asyncio, importlib.metadata, sys
-import leyden, leyden_langchain, leyden_openai_agents, leyden_trainer
-ours = (leyden, leyden_langchain, leyden_openai_agents, leyden_trainer)
+import leyden, leyden_autogen, leyden_langchain, leyden_openai_agents, leyden_trainer
+ours = (leyden, leyden_autogen, leyden_langchain, leyden_openai_agents, leyden_trainer)
 assert all(m.__file__.startswith(sys.prefix) for m in ours), leyden.__file__
 from leyden.store import SqlStore
 store = SqlStore.open(sys.argv[1])
@@ -49,7 +50,8 @@ def run(python: Path, folder: Path, *arguments: str) -> str:
 
 
 def test_the_wheels_work_outside_the_repository(python: Path, tmp_path: Path) -> None:
-    assert run(python, tmp_path, "-c", USE, str(tmp_path / "store.sqlite")) == "['langchain', 'openai-agents']\n"
+    said = run(python, tmp_path, "-c", USE, str(tmp_path / "store.sqlite"))
+    assert said == "['autogen', 'langchain', 'openai-agents']\n"
 
 
 def test_the_command_of_the_trainer_joins_the_command_line_by_its_entry_point(python: Path, tmp_path: Path) -> None:

@@ -142,6 +142,44 @@ def test_c3_compares_a_call_with_the_others_from_the_same_state() -> None:
     assert values("c3", group) == pytest.approx(expected)
 
 
+def decided(*rewards_and_actions: tuple[float, str]) -> list[RolloutView]:
+    """Two calls each: the first decides "a" or "b", the second the same letter or another."""
+    return [
+        RolloutView(
+            f"{n}",
+            reward,
+            tuple(CallView(f"{n}-{k}", "x", observation=f"o{k}", action=letter) for k, letter in enumerate(actions)),
+        )
+        for n, (reward, actions) in enumerate(rewards_and_actions)
+    ]
+
+
+def test_group_regression_credits_the_call_whose_decision_explains_the_rewards() -> None:
+    # Only the first call matters; the second's two actions come equally often with either. Centred counts are ±1/2
+    # on each of an anchor's two actions; rollouts aa, ab, ba, bb twice over.
+    group = decided(*[(float(actions[0] == "a"), actions) for actions in ("aa", "ab", "ba", "bb") * 2])
+    # With z = ±1/2 and both actions' columns mirrored, the first anchor's direction has Σ z² = 8 · (1/4 + 1/4) = 4, the
+    # projection of y = ±1/2 on it is exact: the effect of "a" is 1/2 · 4 / (4 + 0.3), and 0 for the second call.
+    effect = 0.5 * 4 / 4.3
+    rest = 0.3 * (0.5 - effect)
+    scale = 0.5 / (math.sqrt(8 * 0.25 / 7) + 1e-4) * math.sqrt(2) / math.hypot(effect + rest, rest)
+    got = values("group_regression", group)
+    assert got["0-0"] == pytest.approx((effect + rest) * scale)
+    assert got["0-1"] == pytest.approx(rest * scale)
+    assert got["2-0"] == pytest.approx(-(effect + rest) * scale)
+
+
+def test_group_regression_is_broadcast_where_decisions_do_not_repeat_or_explain_nothing() -> None:
+    unique = decided((1.0, "ab"), (0.0, "cd"), (0.0, "ef"), (1.0, "gh"))
+    noise = decided((1.0, "aa"), (0.0, "aa"), (1.0, "bb"), (0.0, "bb"))
+    nowhere = [
+        replace(r, calls=tuple(replace(c, observation="") for c in r.calls))
+        for r in decided((1.0, "aa"), (0.0, "bb"), (1.0, "aa"))
+    ]
+    for group in (unique, noise, nowhere):
+        assert advantages("group_regression", group) == advantages("broadcast", group)
+
+
 def scored() -> RolloutView:
     """Two segments: a1 of two tokens and a2 of one, then b1 of one; the reward 1 falls on b1, 0.5 on a1."""
     return RolloutView(

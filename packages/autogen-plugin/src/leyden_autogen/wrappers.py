@@ -3,11 +3,13 @@
 A fault in the noting itself is logged and makes the rollout incomplete; the agent does not see it.
 """
 
+import asyncio
 import functools
 import importlib.util
 import json
 import logging
 import time
+import traceback
 from collections.abc import Callable, Generator
 from contextlib import aclosing, contextmanager
 from typing import Any
@@ -209,9 +211,18 @@ def _create_stream(original: Any) -> Any:
         except BaseException as error:
             with _guarded(run.scope):
                 run.failed(error)
+                await _close_response(error)
             raise
 
     return create_stream
+
+
+async def _close_response(error: BaseException) -> None:
+    """AutoGen leaves the response of a cancelled stream to the garbage collector; until then the server samples on."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        stream: Any = frame.f_locals.get("stream")
+        if isinstance(error, asyncio.CancelledError) and type(stream).__module__.partition(".")[0] == "openai":
+            await stream.close()
 
 
 def _model_run(client: Any, messages: Any, more: dict[str, Any]) -> Run:

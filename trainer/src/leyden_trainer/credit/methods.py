@@ -12,6 +12,7 @@ from leyden_trainer.credit import options as o
 from leyden_trainer.credit.anchors import c3, gigpo
 from leyden_trainer.credit.critic import Horizon, hae, token_gae, turn_ppo
 from leyden_trainer.credit.group import Advantage, Group
+from leyden_trainer.credit.regression import group_regression
 from leyden_trainer.credit.relative import dr_mas, mt_grpo, per_rollout, rae, reinforce_plus_plus, return_to_go
 
 __all__ = ["METHODS", "CreditMethod", "Memory", "assign", "credit_method"]
@@ -106,6 +107,9 @@ METHODS: dict[str, Entry] = {
     "mt_grpo": Entry(lambda p: _each(lambda group: mt_grpo(group, weight=p.weight)), o.MtGrpo),
     "gigpo": Entry(lambda p: _each(lambda group: gigpo(group, **p.model_dump())), o.Gigpo),
     "c3": Entry(lambda p: _each(c3)),
+    "group_regression": Entry(
+        lambda p: _each(lambda group: group_regression(group, **p.model_dump())), o.GroupRegression
+    ),
     "ppo": Entry(_ppo, o.Ppo, heads=1),
     "multi_level_gae": Entry(_multi_level, o.MultiLevelGae, heads=1),
     "turn_ppo": Entry(lambda p: _step(lambda groups: turn_ppo(groups, **p.model_dump())), o.TurnPpo, heads=1),

@@ -5,7 +5,19 @@ from pydantic import BaseModel, ConfigDict, Field
 from leyden_trainer.credit.anchors import Anchor
 from leyden_trainer.credit.compare import Scale
 
-__all__ = ["Gigpo", "Hae", "MtGrpo", "MultiLevelGae", "NoOptions", "Options", "Ppo", "Rae", "ReturnToGo", "TurnPpo"]
+__all__ = [
+    "Gigpo",
+    "GroupRegression",
+    "Hae",
+    "MtGrpo",
+    "MultiLevelGae",
+    "NoOptions",
+    "Options",
+    "Ppo",
+    "Rae",
+    "ReturnToGo",
+    "TurnPpo",
+]
 
 
 class Options(BaseModel):
@@ -46,6 +58,14 @@ class Gigpo(Options):
     weight: float = Field(default=1.0, ge=0)
     """ω, of the step part."""
     scale: Scale = "std"
+    anchor: Anchor = "observation"
+
+
+class GroupRegression(Options):
+    """See `regression.group_regression`."""
+
+    share: float = Field(default=0.3, ge=0, le=1)
+    """Of what no decision explains; each call of the rollout gets it."""
     anchor: Anchor = "observation"
 
 

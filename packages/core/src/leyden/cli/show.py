@@ -8,8 +8,6 @@ from typing import Annotated, Any
 import typer
 
 from leyden.continuity import answered, continued
-from leyden.errors import NotFound
-from leyden.store.protocol import Store
 from leyden.types import Call, Credit, Reward, Rollout
 
 __all__ = ["show"]
@@ -49,40 +47,15 @@ def show(
 
 
 async def _read(name: str, store: str | None, server: str | None) -> Shown:
-    from leyden.cli.source import open_source
+    from leyden.cli.source import find_rollout, open_source
 
     source = open_source(store, server)
     try:
-        rollout = await _find(source, name)
+        rollout = await find_rollout(source, name)
         ids = [rollout.id]
         return Shown(rollout, await source.calls(ids), await source.rewards(ids), await source.credits(ids))
     finally:
         await source.close()
-
-
-async def _find(source: Store, name: str) -> Rollout:
-    """By rollout id, by call id, or by the beginning of a rollout's id."""
-    try:
-        return await source.rollout(name)
-    except NotFound:
-        pass
-    try:
-        call = await source.call(name)
-        if call.rollout_id is not None:
-            return await source.rollout(call.rollout_id)
-    except NotFound:
-        pass
-    found: list[Rollout] = []
-    after, more = 0, True
-    while more and len(found) < 2:
-        page = await source.rollouts(after=after, limit=1000)
-        found += [rollout for rollout in page.rollouts if rollout.id.startswith(name)]
-        after, more = page.cursor, page.more
-    if not found:
-        raise NotFound(f"no rollout and no call has the id {name!r}, or a beginning like it; see `leyden rollouts`")
-    if len(found) > 1:
-        raise NotFound(f"several rollouts begin with {name!r}: {found[0].id}, {found[1].id}, ...; give more of the id")
-    return found[0]
 
 
 def _print(shown: Shown, limit: int | None) -> None:

@@ -4,6 +4,7 @@ Unlike an SDK's accumulator it keeps token ids and log-probabilities, and checks
 reported and left out, never repaired.
 """
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -189,7 +190,11 @@ def _misnamed(token_ids: list[int], names: list[Any] | None) -> str | None:
 
 
 def _are_ids(values: Sequence[Any]) -> bool:
-    return set(map(type, values)) <= {int} and min(values, default=0) >= 0
+    try:
+        array("Q", values)
+    except (TypeError, OverflowError):
+        return False
+    return True
 
 
 def _joined(before: list[Any] | None, more: list[Any] | None) -> list[Any] | None:

@@ -1,6 +1,6 @@
 """Content-addressed, reference-counted blocks: a prompt or message list is a chain, shared prefixes are stored once.
 
-A block's hash covers its parent's: equal hashes mean equal prefixes. Tokens are cut every 256; each message is a block.
+A block's hash covers its parent's: equal hashes mean equal prefixes. Tokens are cut every 512; each message is a block.
 A block counts its children and the calls that point at it; at zero it goes, and may take its parent with it.
 """
 
@@ -16,7 +16,7 @@ from leyden.store.statements import add, insert_rows, rows_with
 
 __all__ = ["Chain", "message_chain", "read_blocks", "read_messages", "read_tokens", "release", "retain", "token_chain"]
 
-CHUNK = 256
+CHUNK = 512
 _MANY = 500  # bound parameters of one statement
 
 _ROOT_BYTES = 4

@@ -92,10 +92,11 @@ def test_with_one_agent_and_equal_call_counts_dr_mas_is_grpo(given_rewards: list
 
 
 @given(groups())
-def test_without_repeated_anchors_gigpo_is_broadcast(group: Group) -> None:
+def test_without_repeated_anchors_gigpo_and_group_regression_are_broadcast(group: Group) -> None:
     apart = [replace(r, calls=tuple(replace(c, observation=c.id) for c in r.calls)) for r in group]
     unseen = [replace(r, calls=tuple(replace(c, observation="") for c in r.calls)) for r in group]
     assert values("gigpo", apart) == values("gigpo", unseen) == pytest.approx(values("broadcast", group))
+    assert values("group_regression", apart) == values("group_regression", unseen) == values("broadcast", group)
 
 
 @given(groups(), st.floats(0, 1), st.floats(0, 1))

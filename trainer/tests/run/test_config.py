@@ -1,9 +1,11 @@
+import textwrap
 from pathlib import Path
 
 import pytest
 
 from leyden.errors import BadConfig
 from leyden_trainer.config import TrainConfig, load_config
+from leyden_trainer.credit import credit_method
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -49,7 +51,7 @@ def test_a_flag_may_be_spelt_with_dashes(toml: Path) -> None:
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--trainer.stepz=3", r"unknown key trainer\.stepz; known here: backend, steps"),
+        ("--trainer.stepz=3", r"unknown key trainer\.stepz; known here: backend, verl"),
         ("--trainr.steps=3", r"unknown key trainr; known here: name, seed"),
         ("--trainer.steps=many", r"trainer\.steps: .* got 'many'"),
         ("--trainer.steps=0", r"trainer\.steps: .*greater than or equal to 1"),
@@ -87,6 +89,18 @@ def test_broken_toml_and_a_missing_file_are_told_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", sorted(REPOSITORY.glob("examples/**/*.toml")), ids=lambda path: path.parent.name)
 def test_every_configuration_of_the_examples_is_valid(path: Path) -> None:
     assert load_config(path).name
+
+
+def test_what_the_readme_shows_is_one_valid_configuration(tmp_path: Path) -> None:
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    blocks = [part.partition("```")[0] for part in readme.split("```toml\n")[1:]]
+    indented = [part.partition("   ```")[0] for part in readme.split("   ```toml\n")[1:]]
+    path = tmp_path / "train.toml"
+    path.write_text("\n".join(textwrap.dedent(block) for block in (*indented, *blocks[len(indented) :])))
+    config = load_config(path)
+    method = credit_method(config.credit.method, options=config.credit.options)
+    assert not (method.needs_critic and config.trainer.dynamic_sampling)
+    assert set(config.reward.rules) == {"tool_error", "executes"}
 
 
 def test_a_configuration_has_at_most_eighty_settings() -> None:

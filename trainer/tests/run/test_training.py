@@ -91,7 +91,7 @@ def test_held_out_tasks_must_not_be_trained_on(folder: Path) -> None:
 def test_an_unknown_key_is_an_error_that_names_the_known_ones(folder: Path) -> None:
     done = train(folder, "--trainer.stepz=2")
     assert done.returncode == 2
-    assert "unknown key trainer.stepz; known here: backend, steps" in done.stderr
+    assert "unknown key trainer.stepz; known here: backend, verl" in done.stderr
 
 
 def test_rewards_that_cannot_be_used_stop_training_with_the_reason(folder: Path) -> None:

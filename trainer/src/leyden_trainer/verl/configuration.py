@@ -49,8 +49,7 @@ def verl_config(config: TrainConfig, *, folder: Path, model: Path, num_heldout: 
 
 
 def _common(config: TrainConfig, folder: Path, model: Path, num_heldout: int) -> dict[str, Any]:
-    trainer, rollout, actor = config.trainer, "actor_rollout_ref.rollout", "actor_rollout_ref.actor"
-    length = config.model.context_length
+    trainer, length = config.trainer, config.model.context_length
     return {
         "trainer.project_name": "leyden",
         "trainer.experiment_name": folder.name,
@@ -78,16 +77,34 @@ def _common(config: TrainConfig, folder: Path, model: Path, num_heldout: int) ->
         "actor_rollout_ref.model.path": str(model),
         "actor_rollout_ref.model.lora_rank": config.model.lora_rank or 0,
         "actor_rollout_ref.model.enable_gradient_checkpointing": False,
+        **_rollout(config),
+        **_actor(config),
+        "algorithm.adv_estimator": "grpo",  # a name that verl knows; the advantages are ours
+        **_critic(config, model),
+        "algorithm.rollout_correction.bypass_mode": False,  # the check of sampler against trainer needs both
+        "reward.num_workers": 1,
+    }
+
+
+def _rollout(config: TrainConfig) -> dict[str, Any]:
+    rollout = "actor_rollout_ref.rollout"
+    return {
         f"{rollout}.name": "vllm",
-        f"{rollout}.n": trainer.rollouts_per_task,
+        f"{rollout}.n": config.trainer.rollouts_per_task,
         f"{rollout}.temperature": config.sampling.temperature,
         f"{rollout}.top_p": config.sampling.top_p,
         f"{rollout}.tensor_model_parallel_size": 1,
-        f"{rollout}.max_model_len": length,
+        f"{rollout}.max_model_len": config.model.context_length,
         f"{rollout}.log_prob_micro_batch_size_per_gpu": 8,
         f"{rollout}.load_format": "auto",
         f"{rollout}.engine_kwargs.vllm.enable_auto_tool_choice": True,
         f"{rollout}.engine_kwargs.vllm.tool_call_parser": "hermes",
+    }
+
+
+def _actor(config: TrainConfig) -> dict[str, Any]:
+    actor, trainer = "actor_rollout_ref.actor", config.trainer
+    return {
         f"{actor}.strategy": "fsdp2",
         f"{actor}.fsdp_config.strategy": "fsdp2",
         f"{actor}.ppo_mini_batch_size": trainer.tasks_per_step,
@@ -108,10 +125,6 @@ def _common(config: TrainConfig, folder: Path, model: Path, num_heldout: int) ->
         "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu": 8,
         "actor_rollout_ref.ref.strategy": "fsdp2",
         "actor_rollout_ref.ref.fsdp_config.strategy": "fsdp2",
-        "algorithm.adv_estimator": "grpo",  # a name that verl knows; the advantages are ours
-        **_critic(config, model),
-        "algorithm.rollout_correction.bypass_mode": False,  # the check of sampler against trainer needs both
-        "reward.num_workers": 1,
     }
 
 

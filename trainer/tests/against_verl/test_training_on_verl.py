@@ -188,3 +188,18 @@ def test_an_option_that_verl_does_not_know_is_refused(folder: Path) -> None:
     said, _ = process.communicate()
     assert process.returncode != 0
     assert "no_such_option" in said
+
+
+@pytest.mark.parametrize(
+    ("flag", "named"),
+    [
+        ("--trainer.stop_at=0.9", "trainer.stop_at"),
+        ("--model.layers=1", "model.layers"),
+        ("--credit.method=hae", "hae"),
+    ],
+)
+def test_what_this_backend_would_ignore_is_refused(folder: Path, flag: str, named: str) -> None:
+    """A setting without an effect is worse than none."""
+    said, _ = (process := training(folder, flag)).communicate()
+    assert process.returncode != 0
+    assert named in said

@@ -53,8 +53,7 @@ async def run_training(
     """
     on_cpu = _prepare_environment()
     check_apart(read_tasks(config.tasks.train), read_tasks(config.tasks.heldout))
-    if configured_method(config).heads > 1:
-        raise BadConfig(f"credit.method = {config.credit.method!r} needs a critic of two heads; verl's critic has one")
+    _check_honoured(config)
     screen = Screen(console, steps=config.trainer.steps)
     screen.say(f"run {folder.name}: verl on {'the CPU' if on_cpu else 'CUDA'}, model {config.model.path}")
     model = await asyncio.to_thread(model_folder, config.model.path, cache=Path.home() / ".cache" / "leyden")
@@ -80,6 +79,24 @@ async def run_training(
     write_summary(folder / "summary.json", summary)
     screen.summary(summary, str(folder))
     return summary
+
+
+def _check_honoured(config: TrainConfig) -> None:
+    """Refuse what this backend would have to ignore."""
+    heads = configured_method(config).heads
+    ignored = {
+        f"credit.method = {config.credit.method!r}, whose critic has two heads": heads > 1,
+        'critic.kind = "head" (verl\'s critic is a model of its own: set "model")': heads
+        and config.critic.kind == "head",
+        "critic.backbone": heads and config.critic.backbone > 0,
+        "model.layers": config.model.layers is not None,
+        "trainer.stop_at": config.trainer.stop_at is not None,
+    }
+    names = [name for name, present in ignored.items() if present]
+    if names:
+        raise BadConfig(
+            f'trainer.backend = "verl" does not know {"; ".join(names)}; take it out, or use the local backend'
+        )
 
 
 def _prepare_environment() -> bool:

@@ -70,7 +70,7 @@ heldout = "heldout.jsonl"
 [sampling]
 max_tokens = 12
 [optimizer]
-learning_rate = 5e-4
+learning_rate = 1e-3
 warmup_steps = 0
 [critic]
 kind = "model"
@@ -78,7 +78,7 @@ learning_rate = 1e-3
 [trainer]
 backend = "verl"
 steps = 15
-tasks_per_step = 4
+tasks_per_step = 8
 rollouts_per_task = 8
 evaluate_every = 15
 [trainer.verl.trainer]

@@ -59,7 +59,8 @@ def _end_with_parent() -> None:
     """End when standard input closes: the parent that started us holds its other end, and is gone."""
 
     def watch() -> None:
-        sys.stdin.buffer.read()
+        while os.read(0, 1024):  # not sys.stdin: its lock, held here, would break the interpreter's end
+            pass
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, name="leyden-parent", daemon=True).start()

@@ -145,11 +145,12 @@ def _critic(config: TrainConfig, model: Path) -> dict[str, Any]:
 
 
 def _cpu() -> dict[str, Any]:
-    """What a machine without a GPU needs; `facts` in ARCHITECTURE.md, "verl on a CPU", says why, each."""
+    """What a machine without a GPU needs: no CUDA kernels, float32 throughout, few processes, weights by `cpu_vllm`."""
     rollout, actor = "actor_rollout_ref.rollout", "actor_rollout_ref.actor"
     float32 = {"param_dtype": "fp32", "reduce_dtype": "fp32", "buffer_dtype": "fp32"}
     return {
         "trainer.device": "cpu",
+        "transfer_queue.backend.SimpleStorage.num_data_storage_units": 1,  # each is a process
         "actor_rollout_ref.model.override_config.attn_implementation": "sdpa",
         "actor_rollout_ref.model.use_remove_padding": False,
         f"{actor}.use_torch_compile": False,

@@ -143,12 +143,13 @@ def test_a_run_on_verl_learns_and_goes_on_after_it_was_killed(folder: Path) -> N
     finished(training(folder, "--resume"))
     steps = [record for record in records(folder) if "reward" in record]
     assert [record["step"] for record in steps] == list(range(1, 16))
-    assert sum(record["reward"] for record in steps[:2]) / 2 < 0.5
-    assert sum(record["reward"] for record in steps[-3:]) / 3 > 0.8
+    rewards = [record["reward"] for record in steps]  # as sampled, at temperature 1
+    assert sum(rewards[-6:]) / 6 > sum(rewards[:2]) / 2 + 0.2
     assert max(record["mismatch"] for record in steps) < 1e-3
     summary = json.loads((folder / "runs" / "verl" / "summary.json").read_text())
     assert summary["steps"] == 15
-    assert summary["eval_after"] > summary["eval_before"]
+    assert summary["eval_before"] < 0.5
+    assert summary["eval_after"] > 0.8
     assert versions_are_those_of_the_steps(folder)
 
 

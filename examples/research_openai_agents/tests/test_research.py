@@ -160,4 +160,4 @@ def test_training_runs_whole_on_a_tiny_model(folder: Path) -> None:
     (call,) = parts["calls"]
     assert call["structure"]["agent"] == ["researcher"]
     assert call["attempts"][0]["choices"][0]["token_ids"]
-    assert parts["credits"][0]["method"] == "per_agent"
+    assert parts["credits"][0]["method"] == "dr_mas"

@@ -122,6 +122,6 @@ def test_it_trains_end_to_end_on_a_tiny_model(folder: Path) -> None:
     store = ("--store", str(run / "store.sqlite"))
     parts = json.loads(leyden(folder, "show", "team-s1-g0-r0", *store, "--json"))
     assert {tuple(call["structure"]["agent"]) for call in parts["calls"]} == {("solver",), ("reviewer",)}
-    assert {credit["method"] for credit in parts["credits"]} == {"per_agent"}
+    assert {credit["method"] for credit in parts["credits"]} == {"dr_mas"}
     assert len(parts["credits"]) == len(parts["calls"])
     assert parts["rollout"]["incomplete"] == []

@@ -80,7 +80,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "OPENAI_API_KEY"}
+def environment() -> dict[str, str]:
+    """Without a key of the machine's."""
+    return {name: value for name, value in os.environ.items() if name != "OPENAI_API_KEY"}
 
 
 def command(*arguments: str) -> list[str]:
@@ -88,7 +90,9 @@ def command(*arguments: str) -> list[str]:
 
 
 def leyden(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), cwd=folder, capture_output=True, text=True, env=ENVIRONMENT, check=False)
+    return subprocess.run(
+        command(*arguments), cwd=folder, capture_output=True, text=True, env=environment(), check=False
+    )
 
 
 def write_tasks(folder: Path, tasks: list[dict[str, Any]]) -> None:
@@ -153,8 +157,8 @@ def test_isolated_rollouts_on_anthropics_client_are_routed_and_none_of_the_users
         monkeypatch.setenv(name, "a-secret")
     monkeypatch.setenv("ANTHROPIC_CUSTOM_HEADERS", "Authorization: Bearer a-secret")
     monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://127.0.0.1:9")
-    _, rollouts = run(folder, [{"say": "x"}] * 2, "agent.py:solve_with_anthropic", "--isolation", "process")
-    assert [(r["status"], r["result"]) for r in rollouts] == [("succeeded", "good")] * 2
+    _, rollouts = run(folder, [{"say": "x"}] * 2, "--isolation", "process", agent="agent.py:solve_with_anthropic")
+    assert [(r.status, r.result) for r in rollouts] == [("succeeded", "good")] * 2
 
 
 def test_what_the_agent_does_wrong_is_data(folder: Path) -> None:
@@ -248,7 +252,7 @@ def test_ctrl_c_keeps_what_ends_in_time_and_a_second_one_puts_the_rest_back(fold
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with FakeServer([Reply("good")]) as policy:
         wanted += ["--model-url", policy.url, "--model", "fake", "--concurrency", "2"]
-        process = subprocess.Popen(wanted, cwd=folder, env=ENVIRONMENT, text=True, **pipes)
+        process = subprocess.Popen(wanted, cwd=folder, env=environment(), text=True, **pipes)
         started: list[str] = []
         while len(started) < 2:
             started += (folder / "started").read_text().split()  # opens as soon as an agent does

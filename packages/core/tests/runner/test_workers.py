@@ -140,7 +140,7 @@ async def test_an_agent_that_ends_itself_is_data_and_its_worker_goes_on(
 
 
 async def test_time_in_which_the_gateway_holds_a_rollout_does_not_count(folder: Path) -> None:
-    limit_s = 3.0
+    limit_s = 5.0
     with FakeServer(lambda body, headers: Reply("good morning")) as policy, BackgroundServer("s.sqlite") as server:
         store, workers = HttpStore(server.url, server.key), Workers(setup(server.url))
         endpoint = Endpoint(url=policy.url, model="fake")

@@ -236,7 +236,7 @@ def test_a_server_that_refuses_the_key_is_one_line_with_what_to_do(folder: Path)
     with BackgroundServer(folder / "store.sqlite") as server:
         wanted = command("run", "agent.py:solve", "--tasks", "tasks.jsonl", "--server", server.url)
         done = subprocess.run(
-            wanted, cwd=folder, capture_output=True, text=True, env={**ENVIRONMENT, "LEYDEN_KEY": "no"}, check=False
+            wanted, cwd=folder, capture_output=True, text=True, env={**environment(), "LEYDEN_KEY": "no"}, check=False
         )
     assert done.returncode == 1
     assert "set LEYDEN_KEY to the key that `leyden serve` printed" in done.stderr

@@ -8,7 +8,7 @@ import pytest
 
 from leyden.errors import Conflict, NotFound
 from leyden.store import SqlStore
-from leyden.testing.store_contract import claimed, ended, rewarded, sampled, told
+from leyden.testing.records import claimed, ended, rewarded, sampled, told
 from leyden.types import Credit, Rollout
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from leyden.errors import BadInput, Conflict
 from leyden.store import SqlStore
-from leyden.testing.store_contract import claimed, ended, sampled
+from leyden.testing.records import claimed, ended, sampled
 from leyden.types import Choice, Failure, Rollout
 
 

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Engine, event
 
 from leyden.store import SqlStore
-from leyden.testing.store_contract import claimed, ended, rewarded, sampled
+from leyden.testing.records import claimed, ended, rewarded, sampled
 from leyden.types import Rollout
 
 

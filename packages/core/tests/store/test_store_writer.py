@@ -17,7 +17,7 @@ from leyden.types import Claim, Request, Rollout
 WRITE_FOREVER = """
 import asyncio, sys
 from leyden.store import SqlStore
-from leyden.testing.store_contract import sampled
+from leyden.testing.records import sampled
 from leyden.types import Rollout
 
 async def write(store, writer):

@@ -22,7 +22,7 @@ from leyden.types import (
     Sampling,
 )
 
-__all__ = ["StoreContract", "claimed", "ended", "rewarded", "sampled"]
+__all__ = ["StoreContract"]
 
 PATIENCE_S = 60.0  # of waits that end as soon as what they wait for comes
 SHORT_S = 0.05  # of leases that are meant to run out, and of waits that are meant to end empty

@@ -4,6 +4,7 @@ from typing import Any
 import anthropic
 import pytest
 
+from leyden.runner.failures import judge
 from leyden.testing.fake_server import Reply
 
 WEATHER = {
@@ -182,13 +183,15 @@ async def test_errors_have_anthropics_shape(doorstep, agent) -> None:
         ]
     ],
 )
-async def test_the_policys_errors_too_and_they_are_on_record(doorstep, agent) -> None:
+async def test_the_policys_errors_too_and_they_are_on_record_and_judged_as_openais_are(doorstep, agent) -> None:
     with pytest.raises(anthropic.BadRequestError, match="maximum context length") as refused:
         await agent.messages.create(**ASKED)
     assert refused.value.error_code == "context_length_exceeded"
+    assert judge(refused.value).failure.kind == "context_overflow"
     with pytest.raises(anthropic.APIStatusError) as overloaded:
         await agent.messages.create(**ASKED)
     assert (overloaded.value.status_code, overloaded.value.type) == (529, "overloaded_error")
+    assert judge(overloaded.value).status == "lost"
     assert [call.attempts[0].http_status for call in await doorstep.store.calls(["a"])] == [400, 529]
 
 

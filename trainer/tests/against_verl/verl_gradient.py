@@ -25,7 +25,6 @@ FLOAT32 = {"param_dtype": "fp32", "reduce_dtype": "fp32", "buffer_dtype": "fp32"
 
 
 def main(job: dict[str, Any]) -> None:
-    worker_class, _ = cpu_workers()
     optimizer = FSDPOptimizerConfig(lr=1e-3, lr_warmup_steps=0, total_training_steps=10)
     engine = FSDPEngineConfig(
         strategy="fsdp2",
@@ -36,6 +35,36 @@ def main(job: dict[str, Any]) -> None:
         max_token_len_per_gpu=256,
         mixed_precision=FLOAT32,
     )
+    worker = _worker(job, engine, optimizer)
+    actor = FSDPActorConfig(
+        strategy="fsdp2",
+        rollout_n=1,
+        ppo_mini_batch_size=1,
+        ppo_micro_batch_size_per_gpu=2,
+        policy_loss=PolicyLossConfig(loss_mode=loss_mode(job["objective"])),
+        clip_ratio_low=0.2,
+        clip_ratio_high=0.2,
+        clip_ratio_c=NO_CLIP,
+        optim=optimizer,
+        fsdp_config=engine,
+    )
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    losses: list[float] = []
+
+    def noted(**given: Any) -> Any:
+        loss, metrics = ppo_loss(actor, **given)
+        losses.append(loss.item() / world)
+        return loss, metrics
+
+    with worker.engine.train_mode():
+        worker.engine.optimizer_zero_grad()
+        worker.engine.forward_backward_batch(_rows(job, rank, world), loss_function=noted)
+        gradients = {n: p.grad.full_tensor() for n, p in worker.engine.module.named_parameters() if p.grad is not None}
+    torch.save({"loss": sum(losses), "gradients": gradients}, f"{job['out']}.{rank}")
+
+
+def _worker(job: dict[str, Any], engine: FSDPEngineConfig, optimizer: FSDPOptimizerConfig) -> Any:
+    worker_class, _ = cpu_workers()
     model = HFModelConfig(
         path=job["model"],
         use_remove_padding=False,
@@ -52,19 +81,11 @@ def main(job: dict[str, Any]) -> None:
         )
     )
     worker.reset()
-    actor = FSDPActorConfig(
-        strategy="fsdp2",
-        rollout_n=1,
-        ppo_mini_batch_size=1,
-        ppo_micro_batch_size_per_gpu=2,
-        policy_loss=PolicyLossConfig(loss_mode=loss_mode(job["objective"])),
-        clip_ratio_low=0.2,
-        clip_ratio_high=0.2,
-        clip_ratio_c=NO_CLIP,
-        optim=optimizer,
-        fsdp_config=engine,
-    )
-    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    return worker
+
+
+def _rows(job: dict[str, Any], rank: int, world: int) -> Any:
+    """Every `world`-th row, as verl's workers are given theirs."""
     rows = job["rows"][rank::world]
     data = tu.get_tensordict(
         {name: _nested([row[name] for row in rows]) for name in rows[0]}, non_tensor_dict={"temperature": 1.0}
@@ -78,18 +99,7 @@ def main(job: dict[str, Any]) -> None:
         max_token_len_per_gpu=256,
         global_token_num=NonTensorData([len(row["input_ids"]) for row in job["rows"]]),
     )
-    losses: list[float] = []
-
-    def noted(**given: Any) -> Any:
-        loss, metrics = ppo_loss(actor, **given)
-        losses.append(loss.item() / world)
-        return loss, metrics
-
-    with worker.engine.train_mode():
-        worker.engine.optimizer_zero_grad()
-        worker.engine.forward_backward_batch(data, loss_function=noted)
-        gradients = {n: p.grad.full_tensor() for n, p in worker.engine.module.named_parameters() if p.grad is not None}
-    torch.save({"loss": sum(losses), "gradients": gradients}, f"{job['out']}.{rank}")
+    return data
 
 
 def _nested(rows: list[list[float]]) -> torch.Tensor:

@@ -4,6 +4,9 @@ Each figure is from processes of their own, interleaved, with a transport inside
 an instrumentation does in other threads (Leyden's recorder, OpenTelemetry's batch exporter) is in the last column only.
 """
 
+# pyright: reportMissingImports=false
+# The peers are in the environment that `make bench-capture_overhead` makes.
+
 import argparse
 import asyncio
 import json

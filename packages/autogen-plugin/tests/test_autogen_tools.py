@@ -118,7 +118,9 @@ async def test_an_answer_that_cannot_be_parsed_keeps_its_tokens(calls_of: Any, m
             await agent.run(task="go")
 
     (call,) = await calls_of([Reply("no JSON at all")], run)
-    assert call.answer.choices[0].token_ids
+    # A stream is parsed as it comes: the client may leave before its end, and what was sampled until then is kept.
+    assert call.status == "ok" or (stream and call.status == "cancelled")
+    assert call.attempts[-1].choices[0].token_ids
     assert (call.structure.agent, call.structure.outcome) == (("solver",), "raised")
 
 

@@ -199,7 +199,10 @@ def verdict(results: dict[str, dict[str, tuple[float, float]]], calls: dict[str,
         return max((results[n][method][0] / results[n]["broadcast"][0] for n in names), default=0.0)
 
     many = [name for name in results if calls[name] >= MANY_CALLS]
-    best = min(METHODS[1:], key=lambda method: ratios(method, many or list(results)))
+    if not many:
+        print(f"no world of {MANY_CALLS} calls or more was played (required: 0.50 of broadcast's rollouts): missed")
+        return 1
+    best = min(METHODS[1:], key=lambda method: ratios(method, many))
     long, anywhere = ratios(best, many), ratios(best, list(results))
     met = long <= 0.5 and anywhere <= 1.05
     print(

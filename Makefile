@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 FRAMEWORKS := openai1 openai3 crewai
 PACKAGES := packages/core packages/langchain-plugin packages/openai-agents-plugin packages/autogen-plugin trainer
 
-.PHONY: train test test-verl test-frameworks check wheels clean
+.PHONY: train test test-verl test-frameworks sdk-suites check wheels clean
 
 train: $(INSTALLED)
 	$(BIN)/python examples/calculator_langgraph/make_tasks.py
@@ -35,6 +35,16 @@ $(FRAMEWORKS:%=.venv-frameworks-%/.installed): .venv-frameworks-%/.installed: \
 		packages/core/tests/frameworks/requirements-%.txt packages/core/pyproject.toml
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet $(PIP_ARGS) -r $< -e packages/core
+	touch $@
+
+# Parts of the SDKs' own test suites, with our hooks off and on.
+sdk-suites: .venv-sdk-suites/.installed
+	.venv-sdk-suites/bin/python scripts/sdk_suites/run.py $(ARGS)
+
+.venv-sdk-suites/.installed: constraints.txt scripts/sdk_suites/requirements.txt $(PACKAGES:=/pyproject.toml)
+	$(PYTHON) -m venv .venv-sdk-suites
+	.venv-sdk-suites/bin/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt \
+		-r scripts/sdk_suites/requirements.txt $(patsubst %,-e %,$(filter packages/%,$(PACKAGES)))
 	touch $@
 
 check: $(INSTALLED)

@@ -4,11 +4,13 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from langchain.agents import create_agent
 from langchain_core.caches import InMemoryCache
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.language_models import FakeListLLM
 from langchain_core.messages import HumanMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
@@ -195,6 +197,23 @@ async def test_a_cancelled_invoke_of_which_langchain_tells_nothing_is_on_record_
     assert isinstance(captured.error, asyncio.CancelledError)
     assert [call.status for call in captured.calls] == ["cancelled"]
     assert captured.rollout.incomplete == ()
+
+
+async def test_a_users_own_handler_hears_of_the_start_of_an_asynchronous_completion(tmp_path: Path) -> None:
+    class Heard(BaseCallbackHandler):
+        events: ClassVar[list[str]] = []
+
+        def on_llm_start(self, serialized: Any, prompts: list[str], **more: Any) -> None:
+            self.events.append(f"start {prompts[0]}")
+
+        def on_llm_end(self, response: Any, **more: Any) -> None:
+            self.events.append("end")
+
+    async def agent(task: str, url: str) -> None:
+        await FakeListLLM(responses=["a", "b"]).agenerate(["one", "two"], callbacks=[Heard()])
+
+    captured = await run(tmp_path, echo, agent, gateway=False)
+    assert (sorted(Heard.events), len(captured.calls)) == (["end", "end", "start one", "start two"], 2)
 
 
 async def test_an_answer_from_langchains_cache_is_no_call(tmp_path: Path) -> None:

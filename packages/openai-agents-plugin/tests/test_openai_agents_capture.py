@@ -22,7 +22,7 @@ from agents import (
     set_trace_processors,
     set_tracing_disabled,
 )
-from agents.tracing import TracingProcessor, get_trace_provider, set_trace_provider
+from agents.tracing import TracingProcessor, agent_span, get_trace_provider, set_trace_provider
 from agents.tracing.processors import BackendSpanExporter
 from agents.tracing.provider import DefaultTraceProvider
 
@@ -392,3 +392,17 @@ async def test_found_by_entry_point_and_registered_by_hand_it_records_once_wheth
     calls = await traced(tmp_path, lambda build: doubles(build, config=config), api)
     check_doubles(calls)
     assert calls[0].tools[0].tool_call_id == asked_ids(calls[0])[0]
+
+
+def test_a_generator_that_is_closed_within_an_agents_span_is_no_loss() -> None:
+    def stream() -> Iterator[int]:
+        with agent_span("a"):
+            yield 1
+
+    with enter_scope(Scope("r", 0, server_url=None, key=None, gateway=False)) as scope:
+        install_capture()
+        items = stream()
+        next(items)
+        items.close()  # type: ignore[attr-defined]
+        uninstall_capture()
+    assert scope.losses == []

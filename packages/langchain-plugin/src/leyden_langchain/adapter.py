@@ -4,11 +4,14 @@ LangChain tells a handler of a run before the request and never names the run at
 prompts at once all starts come first, so the methods that serve a single prompt say which one it is.
 """
 
+import copy
 from collections.abc import AsyncIterator, Iterator
 from contextvars import ContextVar
 from typing import Any
 from uuid import UUID
 
+from langchain_core.callbacks import AsyncCallbackManager
+from langchain_core.callbacks.manager import ahandle_event
 from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tracers.context import register_configure_hook
@@ -32,7 +35,7 @@ class LangChainAdapter:
     name = "langchain"
 
     def __init__(self) -> None:
-        self._originals: dict[str, Any] = {}
+        self._originals: list[tuple[type, str, Any]] = []
 
     def install(self) -> None:
         """See `Adapter.install`."""
@@ -43,18 +46,17 @@ class LangChainAdapter:
             register_configure_hook(_registered, inheritable=True)
         if self._originals:
             return
-        for method, wrapper in _WRAPPERS.items():
-            original = getattr(BaseChatModel, method, None)
+        for owner, method, wrapper in _WRAPPERS:
+            original = getattr(owner, method, None)
             if original is not None:  # the two of version 2 streams are younger than the oldest langchain-core
-                self._originals[method] = original
-                setattr(BaseChatModel, method, wrapper(original))
+                self._originals.append((owner, method, original))
+                setattr(owner, method, wrapper(original))
 
     def uninstall(self) -> None:
         """See `Adapter.uninstall`."""
         install_handler(None)
         while self._originals:
-            method, original = self._originals.popitem()
-            setattr(BaseChatModel, method, original)
+            setattr(*self._originals.pop())
 
     def structure(self) -> Structure | None:
         """See `Adapter.structure`. Used up by the first request: a later bare `openai` call is not this run's."""
@@ -116,9 +118,29 @@ def _aevents(original: Any) -> Any:
     return wrapped
 
 
-_WRAPPERS: dict[str, Any] = {
-    "_generate_with_cache": _generate,
-    "_agenerate_with_cache": _agenerate,
-    "_iter_v2_events": _events,
-    "_aiter_v2_events": _aevents,
-}
+def _on_llm_start(original: Any) -> Any:
+    """Where any handler runs inline, LangChain tells no other of an async completion: ours is told apart from them."""
+
+    async def wrapped(self: Any, serialized: Any, prompts: Any, run_id: UUID | None = None, **more: Any) -> Any:
+        if _handler not in self.handlers:
+            return await original(self, serialized, prompts, run_id, **more)
+        others = copy.copy(self)
+        others.handlers = [handler for handler in self.handlers if handler is not _handler]
+        managers = await original(others, serialized, prompts, run_id, **more)
+        place = {"parent_run_id": self.parent_run_id, "tags": self.tags, "metadata": self.metadata, **more}
+        for manager, prompt in zip(managers, prompts, strict=True):
+            manager.handlers = self.handlers
+            told = (serialized, [prompt])
+            await ahandle_event([_handler], "on_llm_start", "ignore_llm", *told, run_id=manager.run_id, **place)
+        return managers
+
+    return wrapped
+
+
+_WRAPPERS: tuple[tuple[type, str, Any], ...] = (
+    (BaseChatModel, "_generate_with_cache", _generate),
+    (BaseChatModel, "_agenerate_with_cache", _agenerate),
+    (BaseChatModel, "_iter_v2_events", _events),
+    (BaseChatModel, "_aiter_v2_events", _aevents),
+    (AsyncCallbackManager, "on_llm_start", _on_llm_start),
+)

@@ -69,7 +69,7 @@ class Node:
     @property
     def answered(self) -> bool:
         """Of a model request: the answer is there. A stream is often closed right then, before its end."""
-        return bool(self.data.usage or getattr(self.data, "output", None) or getattr(self.data, "response", None))
+        return any(getattr(self.data, name, None) for name in ("usage", "output", "response"))
 
     def upwards(self) -> "Iterator[Node]":
         """The span and those that it is within."""

@@ -22,6 +22,8 @@ _log = logging.getLogger("leyden")
 _PATHS = ("/chat/completions", "/completions", "/responses")
 _KEPT = ("x-stainless-", "accept", "content-type")
 """What the client tells itself and the server about the form of the exchange."""
+_HEADER_SAFE = " !\"#$&'()*+,/:;<=>?@[\\]^`{|}"
+"""What a header may hold as it is: all of ASCII's visible characters but the escape's own %."""
 _originals: dict[type, Any] = {}
 _require_scope = False
 
@@ -118,7 +120,7 @@ def _headers(client: Any, options: Any, call_id: str, structure: Structure | Non
     if "azure" in type(client).__name__.lower():
         headers["api-key"] = scope.key  # else the client would put its own there
     if structure is not None:
-        headers["X-Leyden-Structure"] = quote(structure.model_dump_json(exclude_defaults=True))
+        headers["X-Leyden-Structure"] = quote(structure.model_dump_json(exclude_defaults=True), _HEADER_SAFE)
     return headers
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from leyden.errors import BadConfig
 from leyden_trainer.config import TrainConfig, load_config
+from leyden_trainer.folders import fresh_folder, unfinished_folder
 
 __all__ = ["train"]
 
@@ -33,49 +34,10 @@ def train(
 
         print_verl_config(settings, settings.output / settings.name, Console(soft_wrap=True))
         return
-    folder = _unfinished(settings) if resume else _fresh(settings)
+    folder = unfinished_folder(settings) if resume else fresh_folder(settings)
     code = asyncio.run(_run(settings, folder, Console(soft_wrap=True)))
     if code:
         raise typer.Exit(code)
-
-
-def _runs(config: TrainConfig) -> list[Path]:
-    """The folders NAME, NAME-2, NAME-3, ... that exist, in the order in which they were made."""
-    found: list[Path] = []
-    while (folder := _numbered(config, len(found) + 1)).exists():
-        found.append(folder)
-    return found
-
-
-def _numbered(config: TrainConfig, number: int) -> Path:
-    return config.output / (config.name if number == 1 else f"{config.name}-{number}")
-
-
-def _fresh(config: TrainConfig) -> Path:
-    folder = _numbered(config, len(_runs(config)) + 1)
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    return folder
-
-
-def _unfinished(config: TrainConfig) -> Path:
-    for folder in reversed(_runs(config)):
-        if not (folder / "summary.json").exists():
-            _check_same(config, folder)
-            return folder
-    raise BadConfig(f"no unfinished run named {config.name} in {config.output}; leave out --resume to start one")
-
-
-def _check_same(config: TrainConfig, folder: Path) -> None:
-    """A run goes on as it began; only its length, and where the policy is served, may change."""
-    before = TrainConfig.model_validate_json((folder / "config.json").read_text(encoding="utf-8"))
-    free = {"steps", "stop_at", "evaluate_every", "micro_batch_tokens", "host", "port"}
-    for name, value in before.model_dump(exclude={"trainer": free}).items():
-        now = config.model_dump(exclude={"trainer": free})[name]
-        if now != value:
-            raise BadConfig(
-                f"{folder} was begun with {name} = {value}, got {now}; resume it as it was, or start a new run"
-            )
 
 
 def _backend_of(config: TrainConfig) -> Any:

@@ -48,7 +48,7 @@ async def run_training(
     judge = Judge(asked, cache=config.output / "judge-cache", key=judge_key) if asked else None
     screen = Screen(console, steps=config.trainer.steps)
     screen.say(f"run {folder.name}: loading {config.model.path}")
-    backend = await asyncio.to_thread(LocalBackend.load, config, folder, cache=CACHE, heads=method.heads)
+    backend = await asyncio.to_thread(LocalBackend.prepare, config, folder, cache=CACHE, heads=method.heads)
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(backend.serving())
         server = await stack.enter_async_context(opened_server(config, folder, server_key))

@@ -110,7 +110,7 @@ def configured(folder: Path, **sections: Any) -> TrainConfig:
 @pytest.fixture
 def backend(tiny_folder: Path, tmp_path: Path) -> Iterator[LocalBackend]:
     config = configured(tiny_folder, optimizer={"learning_rate": 1e-3, "warmup_steps": 0})
-    backend = LocalBackend.load(config, tmp_path, cache=tmp_path, heads=2)
+    backend = LocalBackend.prepare(config, tmp_path, cache=tmp_path, heads=2)
     yield backend
     backend.sampler.close()
 

@@ -195,7 +195,7 @@ def configured(folder: Path, **critic: str) -> TrainConfig:
 
 @pytest.mark.parametrize("critic", [{}, {"kind": "model"}])
 def test_the_backend_loads_the_critic_that_the_method_needs(tiny_folder, tmp_path, critic):
-    backend = LocalBackend.load(configured(tiny_folder, **critic), tmp_path, cache=tmp_path, heads=2)
+    backend = LocalBackend.prepare(configured(tiny_folder, **critic), tmp_path, cache=tmp_path, heads=2)
     try:
         assert [len(score.values) for score in backend.learner.score(ROWS)] == [2, 2, 2, 2]
         own = backend.learner.critic is not None and backend.learner.critic.model is not None
@@ -211,4 +211,4 @@ def test_a_critic_with_another_vocabulary_is_refused(tiny_folder, tmp_path):
     tokenizer.save_pretrained(tmp_path / "other")
     config = configured(tiny_folder, kind="model", path=str(tmp_path / "other"))
     with pytest.raises(BadConfig, match="has another vocabulary"):
-        LocalBackend.load(config, tmp_path, cache=tmp_path, heads=1)
+        LocalBackend.prepare(config, tmp_path, cache=tmp_path, heads=1)

@@ -1,9 +1,8 @@
 """The local backend: model, sampler, policy server and learner in one process, on a CPU, an Apple or one CUDA GPU."""
 
 import asyncio
-import contextlib
 import secrets
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -12,16 +11,15 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from leyden.errors import BadConfig
-from leyden.types import Endpoint
 from leyden_trainer.backend import StepStats
 from leyden_trainer.config import TrainConfig
 from leyden_trainer.local.checkpoint import load_latest, save_model, save_state
 from leyden_trainer.local.critic import Critic, CriticSettings
 from leyden_trainer.local.learner import Learner, LearnerConfig
-from leyden_trainer.local.model import best_device, context_length, load_model
+from leyden_trainer.local.model import context_length, load_model
 from leyden_trainer.local.parameters import train_parameters
-from leyden_trainer.local.policy_server import PolicyServer
 from leyden_trainer.local.sampler import Sampler
+from leyden_trainer.local.serving import ServedModel, ServingOptions, device_of, open_server
 from leyden_trainer.local.source import model_folder
 from leyden_trainer.rows import RowScores, TrainingRow
 
@@ -29,20 +27,16 @@ __all__ = ["LocalBackend"]
 
 
 @dataclass(frozen=True)
-class LocalBackend:
+class LocalBackend(ServedModel):
     """Implements `leyden_trainer.backend.Backend`. Sampler and learner share one module and never run at once."""
 
     folder: Path
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    sampler: Sampler
-    server: PolicyServer
     learner: Learner
     resumed: dict[str, Any] | None
     """The loop's record of the saved state that was found in the folder."""
 
     @classmethod
-    def load(
+    def prepare(
         cls, config: TrainConfig, folder: Path, *, cache: Path, heads: int = 0, pip_args: Sequence[str] = ()
     ) -> Self:
         """Load the model, a critic with so many heads (0: none), and the newest state in `folder` if there is one.
@@ -50,7 +44,7 @@ class LocalBackend:
         Raises:
             BadConfig: the model cannot be had or loaded.
         """
-        device = best_device() if config.model.device == "auto" else torch.device(config.model.device)
+        device = device_of(config.model.device)
         torch.manual_seed(config.seed)
         source = model_folder(config.model.path, cache=cache, pip_args=pip_args)
         model, tokenizer = load_model(source, device=device)
@@ -66,35 +60,9 @@ class LocalBackend:
         length = min(config.model.context_length, *map(context_length, models))
         version = saved.record["step"] if saved else 0
         sampler = Sampler(model, context_length=length, max_rows=config.agent.concurrency, version=version)
-        server = PolicyServer(
-            sampler,
-            tokenizer,
-            model_name=source.name,
-            key=secrets.token_urlsafe(16),
-            host=config.trainer.host,
-            port=config.trainer.port,
-        )
-        return cls(folder, model, tokenizer, sampler, server, learner, saved.record if saved else None)
-
-    @contextlib.asynccontextmanager
-    async def serving(self) -> AsyncGenerator[None]:
-        """Serve the policy for the time of the block."""
-        self.server.start()
-        try:
-            yield
-        finally:
-            await asyncio.to_thread(self.sampler.close)
-            await asyncio.to_thread(self.server.stop)
-
-    def endpoint(self, version: int) -> Endpoint:
-        """See `Backend.endpoint`."""
-        return Endpoint(
-            url=self.server.url,
-            model=self.server.model_name,
-            version=version,
-            context_length=self.sampler.context_length,
-            key=self.server.key,
-        )
+        options = ServingOptions(host=config.trainer.host, port=config.trainer.port, key=secrets.token_urlsafe(16))
+        server = open_server(sampler, tokenizer, source.name, options)
+        return cls(model, tokenizer, sampler, server, folder, learner, saved.record if saved else None)
 
     async def score(self, rows: Sequence[TrainingRow]) -> list[RowScores]:
         """See `Backend.score`."""

@@ -1,0 +1,54 @@
+"""The folders of runs: NAME, NAME-2, NAME-3, ... under the configuration's `output`."""
+
+from pathlib import Path
+
+from leyden.errors import BadConfig
+from leyden_trainer.config import TrainConfig
+
+__all__ = ["fresh_folder", "runs_of", "unfinished_folder"]
+
+
+def runs_of(config: TrainConfig, *, suffix: str = "") -> list[Path]:
+    """The folders that exist of a name (with `suffix` behind it), in the order in which they were made."""
+    found: list[Path] = []
+    while (folder := _numbered(config, suffix, len(found) + 1)).exists():
+        found.append(folder)
+    return found
+
+
+def _numbered(config: TrainConfig, suffix: str, number: int) -> Path:
+    name = f"{config.name}{suffix}"
+    return config.output / (name if number == 1 else f"{name}-{number}")
+
+
+def fresh_folder(config: TrainConfig, *, suffix: str = "") -> Path:
+    """A new folder, with the configuration in it."""
+    folder = _numbered(config, suffix, len(runs_of(config, suffix=suffix)) + 1)
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return folder
+
+
+def unfinished_folder(config: TrainConfig) -> Path:
+    """The newest run that has no summary yet.
+
+    Raises:
+        BadConfig: there is none, or it was begun with another configuration.
+    """
+    for folder in reversed(runs_of(config)):
+        if not (folder / "summary.json").exists():
+            _check_same(config, folder)
+            return folder
+    raise BadConfig(f"no unfinished run named {config.name} in {config.output}; leave out --resume to start one")
+
+
+def _check_same(config: TrainConfig, folder: Path) -> None:
+    """A run goes on as it began; only its length, and where the policy is served, may change."""
+    before = TrainConfig.model_validate_json((folder / "config.json").read_text(encoding="utf-8"))
+    free = {"steps", "stop_at", "evaluate_every", "micro_batch_tokens", "host", "port"}
+    for name, value in before.model_dump(exclude={"trainer": free}).items():
+        now = config.model_dump(exclude={"trainer": free})[name]
+        if now != value:
+            raise BadConfig(
+                f"{folder} was begun with {name} = {value}, got {now}; resume it as it was, or start a new run"
+            )

@@ -1,0 +1,106 @@
+"""`leyden eval` and `leyden serve-model` as a user types them, on tiny models made on the spot."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from openai import OpenAI
+
+from leyden_trainer.testing import make_tiny_model
+
+AGENT = """
+from openai import OpenAI
+
+def solve(task):
+    answer = OpenAI(api_key="none").chat.completions.create(
+        model="gpt-4o-mini", max_tokens=4, messages=[{"role": "user", "content": task["question"]}]
+    )
+    return answer.choices[0].message.content
+"""
+CONFIG = """
+name = "tiny"
+[model]
+path = "model"
+device = "cpu"
+[agent]
+function = "agent.py:solve"
+[reward]
+function = "reward.py:score"
+[tasks]
+train = "train.jsonl"
+heldout = "heldout.jsonl"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    make_tiny_model(tmp_path / "model")
+    make_tiny_model(tmp_path / "other", seed=1)
+    (tmp_path / "agent.py").write_text(AGENT)
+    (tmp_path / "reward.py").write_text("def score(task, result):\n    return len(result) % 2 == 0\n")
+    (tmp_path / "train.toml").write_text(CONFIG)
+    for name, cities in (("train", ("Oslo", "Rome")), ("heldout", ("Tunis", "Dakar", "Praha"))):
+        lines = [json.dumps({"question": f"how hot is it in {city}"}) for city in cities]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    return tmp_path
+
+
+def leyden(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "leyden", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_two_checkpoints_are_compared_on_the_same_tasks_and_written_down(folder: Path) -> None:
+    done = leyden(
+        folder, "eval", "train.toml", "--checkpoint", "base", "--checkpoint", "other", "--tries", "2", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    assert (record["num_tasks"], record["tries"], record["temperature"]) == (3, 2, 1.0)
+    base, other = record["checkpoints"]
+    assert [len(tries) for tries in base["rewards"]] == [2, 2, 2]
+    assert base["mean_reward"] == pytest.approx(sum(map(sum, base["rewards"])) / 6)
+    assert set(base["pass"]) == {"1", "2"}
+    assert base["incomplete"] == other["incomplete"] == 0
+    assert record["comparison"]["gain"] == pytest.approx(other["mean_reward"] - base["mean_reward"])
+    saved = folder / "runs" / "tiny-eval"
+    assert json.loads((saved / "evaluation.json").read_text()) == record
+    assert "other against base" in (saved / "evaluation.md").read_text()
+    shown = leyden(folder, "show", "tiny-eval-c1-3-r1", "--store", str(saved / "store.sqlite"), "--json")
+    assert json.loads(shown.stdout)["calls"][0]["attempts"][0]["version"] == 1
+
+
+def test_what_cannot_be_evaluated_is_one_clear_error(folder: Path) -> None:
+    assert "no run named tiny" in leyden(folder, "eval", "train.toml").stderr
+    many = leyden(folder, "eval", "train.toml", "--checkpoint", "base", "--k", "3")
+    assert (many.returncode, "--k [3] needs k from 1 to --tries 1" in many.stderr) == (2, True)
+    assert not (folder / "runs").exists()
+
+
+def test_a_served_model_answers_the_same_agent_until_it_is_stopped(folder: Path) -> None:
+    command = [sys.executable, "-m", "leyden", "serve-model", "model", "--port", "0", "--device", "cpu"]
+    environment = {**os.environ, "LEYDEN_MODEL_KEY": "sesame"}
+    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        url = process.stdout.readline().split(" on ")[1].strip()
+        messages = [{"role": "user", "content": "hello"}]
+        answer = OpenAI(base_url=url, api_key="sesame").chat.completions.create(
+            model="gpt-4o-mini", messages=messages, max_tokens=3
+        )
+        assert answer.usage is not None
+        assert 1 <= answer.usage.completion_tokens <= 3
+        with pytest.raises(Exception, match="the key is missing or wrong"):
+            OpenAI(base_url=url, api_key="other", max_retries=0).models.list()
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait() == 0
+
+
+def test_a_folder_without_a_model_is_not_served(folder: Path) -> None:
+    done = leyden(folder, "serve-model", "nothing")
+    assert (done.returncode, "there is no model in nothing" in done.stderr) == (2, True)

@@ -5,9 +5,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from leyden.types import Endpoint
+from leyden_trainer.config import TrainConfig
+from leyden_trainer.demonstrations import Demonstration
 from leyden_trainer.rows import RowScores, TrainingRow
 
-__all__ = ["Backend", "StepStats"]
+__all__ = ["BEFORE_WARM_START", "Backend", "StepStats"]
+
+BEFORE_WARM_START = -1
+"""The version of the base model's weights in a run that has a warm start; 0 are those that RL begins with."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,11 @@ class Backend(Protocol):
 
     def endpoint(self, version: int) -> Endpoint:
         """Where the policy is served, with its weights' version."""
+        ...
+
+    async def warm_start(self, demonstrations: Sequence[Demonstration], config: TrainConfig) -> list[float]:
+        """Learn from demonstrations as `config.warm_start` says, keep the result, and serve it as version 0; sampling
+        waits. Returns the loss of each update; [] if the result was found, from before the run was resumed."""
         ...
 
     async def score(self, rows: Sequence[TrainingRow]) -> list[RowScores]:

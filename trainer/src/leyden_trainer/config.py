@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, f
 from leyden.errors import BadConfig
 from leyden.server.listening import is_loopback
 
-__all__ = ["CriticConfig", "JudgeConfig", "LossConfig", "RuleConfig", "TrainConfig", "load_config"]
+__all__ = ["CriticConfig", "JudgeConfig", "LossConfig", "RuleConfig", "TrainConfig", "WarmStartConfig", "load_config"]
 
 
 class Section(BaseModel):
@@ -186,6 +186,18 @@ class OptimizerConfig(Section):
     max_grad_norm: float = Field(default=1.0, gt=0)
 
 
+class WarmStartConfig(Section):
+    """Supervised passes over demonstrations before RL, for a model that never succeeds by itself."""
+
+    demonstrations: Path
+    """JSON lines of chat messages; see `leyden_trainer.demonstrations`."""
+    epochs: int = Field(default=1, ge=1)
+    batch: int = Field(default=8, ge=1)
+    """Conversations in an update."""
+    learning_rate: float = Field(default=2e-5, gt=0)
+    """At its highest: it rises over a tenth of the updates, and falls to 0."""
+
+
 class TrainerConfig(Section):
     backend: Literal["local", "verl"] = "local"
     """local: one process, for a laptop or one GPU. verl: Ray, FSDP2 and vLLM (install `leyden-trainer[verl]`)."""
@@ -237,6 +249,7 @@ class TrainConfig(Section):
     agent: AgentConfig
     reward: RewardConfig
     tasks: TasksConfig
+    warm_start: WarmStartConfig | None = None
     sampling: SamplingConfig = SamplingConfig()
     credit: CreditConfig = CreditConfig()
     critic: CriticConfig = CriticConfig()
@@ -330,7 +343,17 @@ def _resolve(config: TrainConfig, folder: Path) -> TrainConfig:
     rules = {name: _resolve_rule(folder, rule) for name, rule in config.reward.rules.items()}
     reward = config.reward.model_copy(update={**_reference(folder, config.reward.function), "rules": rules})
     credit = config.credit.model_copy(update={"method": _reference(folder, config.credit.method)["function"]})
-    changes: Mapping[str, Any] = {"tasks": tasks, "model": model, "agent": agent, "reward": reward, "critic": critic}
+    warm = config.warm_start
+    if warm is not None:
+        warm = warm.model_copy(update={"demonstrations": folder / warm.demonstrations})
+    changes: Mapping[str, Any] = {
+        "warm_start": warm,
+        "tasks": tasks,
+        "model": model,
+        "agent": agent,
+        "reward": reward,
+        "critic": critic,
+    }
     return config.model_copy(update={**changes, "credit": credit, "output": folder / config.output})
 
 

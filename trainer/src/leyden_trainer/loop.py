@@ -19,10 +19,11 @@ from leyden.errors import TrainingStopped
 from leyden.store.protocol import Store
 from leyden.types import Rollout
 from leyden_trainer.assignment import Assignment, assigned, has_signal
-from leyden_trainer.backend import Backend, StepStats
+from leyden_trainer.backend import BEFORE_WARM_START, Backend, StepStats
 from leyden_trainer.config import TrainConfig
 from leyden_trainer.credit import CreditMethod
 from leyden_trainer.crediting import credits_of
+from leyden_trainer.demonstrations import Demonstration
 from leyden_trainer.experience import Batch, Collecting, collect_batch, finish_all, read_members
 from leyden_trainer.journal import Journal
 from leyden_trainer.rewarding import Rewarding
@@ -50,6 +51,9 @@ class RunState:
     """(step, mean training reward)"""
     heldout: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])
     """(step, mean held-out reward)"""
+    base: float | None = None
+    """Mean held-out reward before the warm start; None without one."""
+    seconds_warm_start: float = 0.0
     credit: dict[str, Any] = field(default_factory=dict[str, Any])
     """What the credit method carries from step to step."""
 
@@ -66,6 +70,8 @@ class Loop:
     rewarding: Rewarding
     train_tasks: Sequence[JsonValue]
     heldout_tasks: Sequence[JsonValue]
+    demonstrations: Sequence[Demonstration]
+    """Of the warm start; none without one."""
     state: RunState
     journal: Journal
     screen: Screen
@@ -83,8 +89,10 @@ class Loop:
         """
         started = time.perf_counter()
         saving: asyncio.Task[None] | None = None
-        await self._publish()
         try:
+            if not self.state.heldout and self.demonstrations:
+                await self._warm_start()
+            await self._publish()
             if not self.state.heldout:
                 await self._evaluate()
             while self.state.step < self.config.trainer.steps and not self._reached():
@@ -99,6 +107,19 @@ class Loop:
             if saving is not None:
                 await saving
         return self._summary(time.perf_counter() - started)
+
+    async def _warm_start(self) -> None:
+        """Evaluate the model as it came, then teach it. Of a run that was resumed between, what is there is found."""
+        await self.store.publish(self.backend.endpoint(BEFORE_WARM_START))
+        self.state.base, _ = await self._heldout_score(BEFORE_WARM_START, "base")
+        self.journal.write(0, {"heldout_base": self.state.base})
+        self.screen.base(self.state.base)
+        started = time.perf_counter()
+        self.screen.begin("warm start", 0)
+        losses = await self.backend.warm_start(self.demonstrations, self.config)
+        self.screen.end()
+        self.state.seconds_warm_start = time.perf_counter() - started
+        self.screen.warm_start(losses, self.state.seconds_warm_start)
 
     async def _step(self, saving: asyncio.Task[None] | None) -> None:
         state, step, started = self.state, self.state.step + 1, time.perf_counter()
@@ -156,19 +177,24 @@ class Loop:
                 "another trainer publishes to this store; give each run its own"
             )
 
-    async def _evaluate(self) -> None:
-        step = self.state.step
-        rollouts = heldout_rollouts(self.config, self.run_name, step, self.heldout_tasks)
-        finished = await self._finish(f"held-out after step {step}", rollouts)
+    async def _heldout_score(self, version: int, name: str) -> tuple[float, int]:
+        """The mean held-out reward of the weights that are served now, and how many rollouts were incomplete."""
+        rollouts = heldout_rollouts(self.config, self.run_name, version, self.heldout_tasks, name=name)
+        finished = await self._finish(f"held-out {name}", rollouts)
         members = await read_members(self.store, finished, max_tokens=None)
         for member in members:
-            self._check_version(member.rollout, {v for t in member.transitions for v in t.versions}, step)
+            self._check_version(member.rollout, {v for t in member.transitions for v in t.versions}, version)
         # Incomplete rollouts stay in the denominator: leaving them out would flatter the policy.
         score = sum(member.total for member in members if not member.incomplete) / len(members)
+        return score, sum(bool(member.incomplete) for member in members)
+
+    async def _evaluate(self) -> None:
+        step = self.state.step
+        score, incomplete = await self._heldout_score(step, f"h{step}")
         best = max((value for _, value in self.state.heldout), default=float("-inf"))
         self.state.heldout.append((step, score))
         self.journal.write(step, {"heldout": score})
-        self.screen.heldout(step, score, sum(bool(member.incomplete) for member in members))
+        self.screen.heldout(step, score, incomplete)
         if score > best:
             self.state.best_step = step
             await self.backend.save_checkpoint("best")
@@ -183,6 +209,7 @@ class Loop:
     def _summary(self, seconds_total: float) -> Summary:
         state = self.state
         return Summary(
+            eval_base=state.base,
             eval_before=state.heldout[0][1],
             eval_after=state.heldout[-1][1],
             eval_best=dict(state.heldout)[state.best_step],
@@ -191,6 +218,7 @@ class Loop:
             rollouts=state.num_rollouts,
             seconds=state.seconds,
             seconds_total=seconds_total,
+            seconds_warm_start=state.seconds_warm_start,
             model=self.config.model.path,
             seed=self.config.seed,
             run=self.run_name,

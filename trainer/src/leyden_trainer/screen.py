@@ -1,5 +1,7 @@
 """The terminal of a run: a progress bar while rollouts run, one line a step, warnings that say what to do."""
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -53,6 +55,17 @@ class Screen:
         """The line of an evaluation."""
         tail = f", [yellow]{incomplete} incomplete[/]" if incomplete else ""
         self.say(f"  held-out after step {step}: [bold]{score:.3f}[/]{tail}")
+
+    def base(self, score: float) -> None:
+        """The line of the evaluation before a warm start."""
+        self.say(f"  held-out before the warm start: [bold]{score:.3f}[/]")
+
+    def warm_start(self, losses: Sequence[float], seconds: float) -> None:
+        """The line of a warm start; without losses it was found."""
+        if not losses:
+            self.say("warm start: found from before")
+            return
+        self.say(f"warm start: {len(losses)} updates, loss {losses[0]:.3f} -> {losses[-1]:.3f}, {seconds:.1f} s")
 
     def step(self, record: StepRecord, batch: Batch, seconds_left: float) -> None:
         """The line of a step, then what is wrong with it, if anything."""

@@ -11,6 +11,7 @@ from leyden.tasks import read_tasks
 from leyden_trainer.assignment import configured_method
 from leyden_trainer.children import opened_server, started_runner
 from leyden_trainer.config import TrainConfig
+from leyden_trainer.demonstrations import read_demonstrations
 from leyden_trainer.experience import take_over
 from leyden_trainer.journal import Journal
 from leyden_trainer.judge import Judge
@@ -42,6 +43,8 @@ async def run_training(
     """
     train_tasks, heldout_tasks = read_tasks(config.tasks.train), read_tasks(config.tasks.heldout)
     check_apart(train_tasks, heldout_tasks)
+    warm = config.warm_start
+    demonstrations = read_demonstrations(warm.demonstrations) if warm else []
     method = configured_method(config)
     rules = load_rules(config.reward.rules)
     asked = config.reward.judge
@@ -72,6 +75,7 @@ async def run_training(
             rewarding=Rewarding(store, rules, judge),
             train_tasks=train_tasks,
             heldout_tasks=heldout_tasks,
+            demonstrations=demonstrations,
             state=state,
             journal=journal,
             screen=screen,
@@ -79,7 +83,8 @@ async def run_training(
         )
         summary = await loop.run()
     await backend.save_checkpoint("last")
-    draw_curve(folder / "curve.png", f"{folder.name}: {config.model.path}", state.rewards, state.heldout)
+    title = f"{folder.name}: {config.model.path}"
+    draw_curve(folder / "curve.png", title, state.rewards, state.heldout, state.base)
     write_summary(folder / "summary.json", summary)
     screen.summary(summary, str(folder))
     return summary

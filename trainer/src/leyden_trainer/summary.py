@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.table import Table
+from rich.table import Column, Table
 
 __all__ = ["StepRecord", "Summary", "draw_curve", "write_summary"]
 
@@ -71,7 +71,10 @@ class StepRecord:
 class Summary:
     """`summary.json`."""
 
+    eval_base: float | None
+    """Of the model as it came; None without a warm start."""
     eval_before: float
+    """Before RL, after the warm start if there was one."""
     eval_after: float
     eval_best: float
     best_step: int
@@ -81,17 +84,27 @@ class Summary:
     seconds: float
     """From the first training rollout to the last update; evaluations and loading are not in it."""
     seconds_total: float
+    seconds_warm_start: float
+    """The supervised updates alone; 0 without a warm start."""
     model: str
     seed: int
     run: str
 
     def table(self) -> Table:
-        """Before, after, steps, rollouts, minutes."""
-        table = Table(title=f"{self.run}: {self.model}")
-        for name in ("held-out before", "held-out after", "steps", "rollouts", "training minutes"):
-            table.add_column(name, justify="right")
-        minutes = f"{self.seconds / 60:.1f}"
-        table.add_row(f"{self.eval_before:.3f}", f"{self.eval_after:.3f}", str(self.steps), str(self.rollouts), minutes)
+        """Before, after, steps, rollouts, minutes; with a warm start its part and RL's apart."""
+        scores = {"held-out before": self.eval_before, "held-out after": self.eval_after}
+        if self.eval_base is not None:
+            scores = {
+                "held-out base": self.eval_base,
+                "after warm start": self.eval_before,
+                "after RL": self.eval_after,
+                "gain by RL": self.eval_after - self.eval_before,
+            }
+        cells = {name: f"{value:.3f}" for name, value in scores.items()}
+        cells |= {"steps": str(self.steps), "rollouts": str(self.rollouts)}
+        cells["training minutes"] = f"{self.seconds / 60:.1f}"
+        table = Table(*(Column(name, justify="right") for name in cells), title=f"{self.run}: {self.model}")
+        table.add_row(*cells.values())
         return table
 
 
@@ -103,15 +116,25 @@ def write_summary(path: Path, summary: Summary) -> None:
 
 
 def draw_curve(
-    path: Path, title: str, train: Sequence[tuple[int, float]], heldout: Sequence[tuple[int, float]]
+    path: Path,
+    title: str,
+    train: Sequence[tuple[int, float]],
+    heldout: Sequence[tuple[int, float]],
+    base: float | None = None,
 ) -> None:
-    """The learning curve: (step, mean reward) as sampled in training, and on the held-out tasks."""
+    """The learning curve: (step, mean reward) as sampled in training, and on the held-out tasks.
+
+    Args:
+        base: the held-out score before a warm start.
+    """
     from matplotlib.figure import Figure  # half a second to import, and needed once
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     axes.plot(*zip(*train, strict=True), color="tab:blue", alpha=0.6, label="training rollouts, as sampled")
     axes.plot(*zip(*heldout, strict=True), color="tab:orange", marker="o", label="held-out tasks")
+    if base is not None:
+        axes.axhline(base, color="tab:gray", linestyle="--", label="held-out tasks, before the warm start")
     axes.set(xlabel="optimiser step", ylabel="mean reward", title=title)
     axes.grid(alpha=0.3)
     axes.legend()

@@ -69,16 +69,23 @@ def train_groups(
         ]
 
 
-def heldout_rollouts(config: TrainConfig, run: str, step: int, tasks: Sequence[JsonValue]) -> list[Rollout]:
-    """One rollout for each held-out task, sampled as the evaluation says, for the policy after `step` steps."""
+def heldout_rollouts(
+    config: TrainConfig, run: str, step: int, tasks: Sequence[JsonValue], *, name: str | None = None
+) -> list[Rollout]:
+    """One rollout for each held-out task, sampled as the evaluation says, for the policy after `step` steps.
+
+    Args:
+        name: of the evaluation, in the rollouts' ids; None: "h" and the step.
+    """
+    name = name or f"h{step}"
     wanted = config.sampling
     sampling = Sampling(
         temperature=wanted.heldout_temperature, top_p=1.0, max_tokens=wanted.max_tokens, bending=wanted.bending, seed=0
     )
     return [
         Rollout(
-            id=f"{run}-h{step}-{number}",
-            group_id=f"{run}-h{step}-{number}",
+            id=f"{run}-{name}-{number}",
+            group_id=f"{run}-{name}-{number}",
             task_id=task_id(task, number),
             task=task,
             mode="eval",

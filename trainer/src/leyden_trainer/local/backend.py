@@ -11,19 +11,24 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from leyden.errors import BadConfig
-from leyden_trainer.backend import StepStats
+from leyden_trainer.backend import BEFORE_WARM_START, StepStats
 from leyden_trainer.config import TrainConfig
+from leyden_trainer.demonstrations import Demonstration
 from leyden_trainer.local.checkpoint import load_latest, save_model, save_state
 from leyden_trainer.local.critic import Critic, CriticSettings
 from leyden_trainer.local.learner import Learner, LearnerConfig
 from leyden_trainer.local.model import context_length, load_model
-from leyden_trainer.local.parameters import train_parameters
+from leyden_trainer.local.parameters import fold_adapters, has_adapters, train_parameters
 from leyden_trainer.local.sampler import Sampler
 from leyden_trainer.local.serving import ServedModel, ServingOptions, device_of, open_server
 from leyden_trainer.local.source import model_folder
+from leyden_trainer.local.warm_start import WarmStart, demonstrated_rows, learn
 from leyden_trainer.rows import RowScores, TrainingRow
 
 __all__ = ["LocalBackend"]
+
+WARM = "warm"
+"""The checkpoint after the warm start. A run that has it starts from it, with new adapters if it trains those."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,8 @@ class LocalBackend(ServedModel):
         device = device_of(config.model.device)
         torch.manual_seed(config.seed)
         source = model_folder(config.model.path, cache=cache, pip_args=pip_args)
-        model, tokenizer = load_model(source, device=device)
+        warm = folder / "checkpoints" / WARM
+        model, tokenizer = load_model(warm if warm.exists() else source, device=device)
         parameters = train_parameters(
             model, layers=config.model.layers, lora_rank=config.model.lora_rank, seed=config.seed
         )
@@ -58,11 +64,31 @@ class LocalBackend(ServedModel):
             learner.load(saved.learner)
         models = [model, critic.model] if critic is not None and critic.model is not None else [model]
         length = min(config.model.context_length, *map(context_length, models))
-        version = saved.record["step"] if saved else 0
+        first = BEFORE_WARM_START if config.warm_start and not warm.exists() else 0
+        version = saved.record["step"] if saved else first
         sampler = Sampler(model, context_length=length, max_rows=config.agent.concurrency, version=version)
         options = ServingOptions(host=config.trainer.host, port=config.trainer.port, key=secrets.token_urlsafe(16))
         server = open_server(sampler, tokenizer, source.name, options)
         return cls(model, tokenizer, sampler, server, folder, learner, saved.record if saved else None)
+
+    async def warm_start(self, demonstrations: Sequence[Demonstration], config: TrainConfig) -> list[float]:
+        """See `Backend.warm_start`."""
+        return await asyncio.to_thread(self._warm_start, demonstrations, config)
+
+    def _warm_start(self, demonstrations: Sequence[Demonstration], config: TrainConfig) -> list[float]:
+        if self.sampler.version != BEFORE_WARM_START:
+            return []
+        rows = demonstrated_rows(demonstrations, self.tokenizer, self.server.stop_ids, self.sampler.context_length)
+        parameters = self.learner.parameters
+        start = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+        self.sampler.pause()
+        losses = learn(self.model, parameters, rows, _warm_start_config(config))
+        save_model(self.model, self.tokenizer, self.folder / "checkpoints" / WARM)
+        if has_adapters(self.model):
+            fold_adapters(self.model, start)
+        self.learner.refer_to_model()
+        self.sampler.resume(0)
+        return losses
 
     async def score(self, rows: Sequence[TrainingRow]) -> list[RowScores]:
         """See `Backend.score`."""
@@ -120,6 +146,19 @@ def _critic(
     )
     width = (model or policy).config.get_text_config(decoder=True).hidden_size
     return Critic(settings, heads=heads, width=width, device=policy.device, model=model)
+
+
+def _warm_start_config(config: TrainConfig) -> WarmStart:
+    assert config.warm_start is not None
+    return WarmStart(
+        epochs=config.warm_start.epochs,
+        batch=config.warm_start.batch,
+        learning_rate=config.warm_start.learning_rate,
+        weight_decay=config.optimizer.weight_decay,
+        max_grad_norm=config.optimizer.max_grad_norm,
+        micro_batch_tokens=config.trainer.micro_batch_tokens,
+        seed=config.seed,
+    )
 
 
 def _learner_config(config: TrainConfig) -> LearnerConfig:

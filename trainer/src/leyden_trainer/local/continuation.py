@@ -66,6 +66,14 @@ class Conversations:
         if len(self._answers) > REMEMBERED:
             self._answers.popitem(last=False)
 
+    def end_of_turn(
+        self, messages: Messages, tools: Sequence[Mapping[str, Any]], options: Mapping[str, Any]
+    ) -> int | None:
+        """The token by which the template ends an answer to these messages; None if sampling does not stop at it."""
+        _before, *after = self._renderer.text([*messages, _marked({})], tools, options).split(_MARK)
+        rest = self._renderer.tokens(after[0]) if len(after) == 1 else ()
+        return next((token for token in rest if token in self._stop_ids), None)
+
     def turn(
         self, session: str | None, messages: Messages, tools: Sequence[Mapping[str, Any]], options: Mapping[str, Any]
     ) -> Turn:

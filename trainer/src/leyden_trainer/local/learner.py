@@ -70,8 +70,12 @@ class Learner:
             fused=True,
         )
         self._reference: PreTrainedModel | None = None
-        if config.loss.kl and not has_adapters(model):
-            self._reference = copy.deepcopy(model).requires_grad_(False)
+        self.refer_to_model()
+
+    def refer_to_model(self) -> None:
+        """From now on the KL term's reference is the model as it is; with adapters it is the model without them."""
+        if self.config.loss.kl and not has_adapters(self.model):
+            self._reference = copy.deepcopy(self.model).requires_grad_(False)
 
     def step(self, rows: Sequence[TrainingRow]) -> StepStats:
         """One step: an update for each mini-batch of each epoch. Rows that nothing can be learnt from are left out.

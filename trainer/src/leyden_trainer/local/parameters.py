@@ -5,7 +5,7 @@ Everything else is frozen. A tied embedding is frozen too: it is the largest mat
 
 import contextlib
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from leyden.errors import BadConfig
 from leyden_trainer.local.forward import decoder
 
-__all__ = ["ADAPTER", "has_adapters", "merged_state", "train_parameters", "without_adapters"]
+__all__ = ["ADAPTER", "fold_adapters", "has_adapters", "merged_state", "train_parameters", "without_adapters"]
 
 ADAPTER = "default"
 """peft's name of the one adapter."""
@@ -84,6 +84,17 @@ def merged_state(model: nn.Module) -> dict[str, Tensor]:
         change = adapted[owner].get_delta_weight(ADAPTER) if owner in adapted and rest == "weight" else None
         state[name.replace(".base_layer.", ".")] = tensor if change is None else tensor + change.to(tensor.dtype)
     return state
+
+
+@torch.no_grad()
+def fold_adapters(model: nn.Module, start: Mapping[str, Tensor]) -> None:
+    """Add the adapters into the weights that they adapt, and set them to `start`, by name: the model is as it was."""
+    for layer in _adapted(model).values():
+        weight: Tensor = layer.get_base_layer().weight  # type: ignore[assignment]
+        weight.add_(layer.get_delta_weight(ADAPTER).to(weight.dtype))
+    for name, parameter in model.named_parameters():
+        if name in start:
+            parameter.copy_(start[name])
 
 
 def _adapted(model: nn.Module) -> dict[str, LoraLayer]:

@@ -89,6 +89,8 @@ def _check_honoured(config: TrainConfig) -> None:
         'critic.kind = "head" (verl\'s critic is a model of its own: set "model")': heads
         and config.critic.kind == "head",
         "critic.backbone": heads and config.critic.backbone > 0,
+        "warm_start (make it with the local backend; checkpoints/warm is then a model.path)": config.warm_start
+        is not None,
         "model.layers": config.model.layers is not None,
         "trainer.stop_at": config.trainer.stop_at is not None,
     }
@@ -185,6 +187,7 @@ def _summary(config: TrainConfig, folder: Path, seconds_total: float) -> Summary
         folder / "curve.png", f"{folder.name}: {config.model.path}", [(r["step"], r["reward"]) for r in steps], heldout
     )
     return Summary(
+        eval_base=None,
         eval_before=heldout[0][1],
         eval_after=heldout[-1][1],
         eval_best=best[1],
@@ -193,6 +196,7 @@ def _summary(config: TrainConfig, folder: Path, seconds_total: float) -> Summary
         rollouts=int(sum(r["leyden/rollouts"] for r in steps)),
         seconds=sum(r["seconds"] for r in steps),
         seconds_total=seconds_total,
+        seconds_warm_start=0.0,
         model=config.model.path,
         seed=config.seed,
         run=folder.name,

@@ -1,0 +1,94 @@
+"""`leyden train` with a warm start, reported apart from RL and found again by a run that goes on."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from leyden_trainer.testing import make_tiny_model
+
+AGENT = """
+from langchain_openai import ChatOpenAI
+
+llm = ChatOpenAI(model="gpt-4o-mini", max_tokens=6)
+
+def solve(task):
+    return llm.invoke(task["question"]).text
+"""
+REWARD = "def score(task, result):\n    return result.startswith('answer')\n"
+CONFIG = """
+name = "tiny"
+[model]
+path = "model"
+device = "cpu"
+[agent]
+function = "agent.py:solve"
+[reward]
+function = "reward.py:score"
+[tasks]
+train = "train.jsonl"
+heldout = "heldout.jsonl"
+[warm_start]
+demonstrations = "demos.jsonl"
+epochs = 5
+learning_rate = 3e-3
+[optimizer]
+learning_rate = 1e-3
+[trainer]
+steps = 1
+tasks_per_step = 2
+rollouts_per_task = 4
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    make_tiny_model(tmp_path / "model")
+    (tmp_path / "agent.py").write_text(AGENT)
+    (tmp_path / "reward.py").write_text(REWARD)
+    (tmp_path / "train.toml").write_text(CONFIG)
+    for name, cities in (("train", ("Oslo", "Rome", "Paris")), ("heldout", ("Tunis", "Dakar"))):
+        lines = [json.dumps({"question": f"how hot is it in {city}"}) for city in cities]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    said = [{"role": "user", "content": "how hot is it in Oslo"}, {"role": "assistant", "content": "answer 57"}]
+    (tmp_path / "demos.jsonl").write_text((json.dumps({"messages": said}) + "\n") * 16)
+    return tmp_path
+
+
+def train(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "leyden", "train", "train.toml", *flags]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_a_run_that_ended_after_its_warm_start_goes_on_from_it(folder: Path) -> None:
+    flags = ["--model.lora_rank=64", "--loss.kl=0.1"]
+    done = train(folder, *flags)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "warm start: 10 updates, loss" in done.stdout
+    assert "gain by RL" in done.stdout
+    run = folder / "runs" / "tiny"
+    first = json.loads((run / "summary.json").read_text())
+    assert (first["eval_base"], first["eval_before"]) == (0.0, 1.0)
+    weights = load_file(run / "checkpoints" / "last" / "model.safetensors")
+
+    (run / "summary.json").unlink()
+    shutil.rmtree(run / "state")
+    done = train(folder, "--resume", *flags)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "warm start: found from before" in done.stdout
+    second = json.loads((run / "summary.json").read_text())
+    assert [second[name] for name in ("eval_base", "eval_before", "rollouts")] == [0.0, 1.0, first["rollouts"]]
+    again = load_file(run / "checkpoints" / "last" / "model.safetensors")
+    assert all(torch.allclose(tensor, again[name], atol=1e-5) for name, tensor in weights.items())
+
+
+def test_a_bad_demonstration_is_refused_before_anything_starts(folder: Path) -> None:
+    (folder / "demos.jsonl").write_text('{"messages": "hello"}\n')
+    done = train(folder)
+    assert done.returncode == 2
+    assert "demos.jsonl, line 1: messages: " in done.stderr

@@ -14,7 +14,7 @@ from leyden.errors import BadConfig
 from leyden_trainer.config import TrainConfig, load_config
 from leyden_trainer.folders import fresh_folder, unfinished_folder
 
-__all__ = ["train"]
+__all__ = ["session_of", "train"]
 
 
 def train(
@@ -40,7 +40,7 @@ def train(
         raise typer.Exit(code)
 
 
-def _backend_of(config: TrainConfig) -> Any:
+def session_of(config: TrainConfig) -> Any:
     """The session of the backend that the configuration names; importing one takes seconds."""
     if config.trainer.backend == "local":
         from leyden_trainer.session import run_training
@@ -55,7 +55,7 @@ def _backend_of(config: TrainConfig) -> Any:
 
 async def _run(config: TrainConfig, folder: Path, console: Console) -> int:
     """Run until the end or a signal; returns the exit status."""
-    run_training = _backend_of(config)
+    run_training = session_of(config)
 
     server_key, judge_key = os.environ.get("LEYDEN_KEY"), os.environ.get("LEYDEN_JUDGE_KEY")
     running = run_training(config, folder, console, server_key=server_key, judge_key=judge_key)

@@ -13,7 +13,16 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, f
 from leyden.errors import BadConfig
 from leyden.server.listening import is_loopback
 
-__all__ = ["CriticConfig", "JudgeConfig", "LossConfig", "RuleConfig", "TrainConfig", "WarmStartConfig", "load_config"]
+__all__ = [
+    "CriticConfig",
+    "JudgeConfig",
+    "LossConfig",
+    "RuleConfig",
+    "TrainConfig",
+    "WarmStartConfig",
+    "load_config",
+    "make_config",
+]
 
 
 class Section(BaseModel):
@@ -281,11 +290,20 @@ def load_config(path: Path, flags: Sequence[str] = ()) -> TrainConfig:
         raise BadConfig(f"{path} is not TOML: {error}") from error
     for flag in flags:
         _set(values, flag)
+    return make_config(values, folder=path.parent, source=str(path))
+
+
+def make_config(values: Mapping[str, Any], *, folder: Path, source: str) -> TrainConfig:
+    """Validate a configuration's values; relative paths are taken from `folder`, errors name `source`.
+
+    Raises:
+        BadConfig: an unknown key, or a value that is refused.
+    """
     try:
         config = TrainConfig.model_validate(values)
     except ValidationError as error:
-        raise BadConfig(_explain(path, error)) from error
-    return _resolve(config, path.parent.resolve())
+        raise BadConfig(_explain(source, error)) from error
+    return _resolve(config, folder.resolve())
 
 
 def _set(values: dict[str, Any], flag: str) -> None:
@@ -308,7 +326,7 @@ def _value(text: str) -> Any:
         return text
 
 
-def _explain(path: Path, error: ValidationError) -> str:
+def _explain(source: str, error: ValidationError) -> str:
     lines: list[str] = []
     for problem in error.errors():
         key = ".".join(map(str, problem["loc"]))
@@ -317,7 +335,7 @@ def _explain(path: Path, error: ValidationError) -> str:
         else:
             where, got = (f"{key}: ", f", got {problem['input']!r}") if key else ("", "")
             lines.append(f"{where}{problem['msg']}{got}")
-    return f"{path}: " + "; ".join(lines)
+    return f"{source}: " + "; ".join(lines)
 
 
 def _known(sections: Sequence[str | int]) -> list[str]:

@@ -12,12 +12,12 @@ from pydantic import JsonValue
 from rich.console import Console
 from rich.markdown import Markdown
 
-from leyden.errors import BadConfig, BadInput
+from leyden.errors import BadInput
 from leyden.tasks import read_tasks
 from leyden_trainer.config import TrainConfig, load_config
 from leyden_trainer.evaluation import Evaluation, Tries
 from leyden_trainer.evaluation_report import Report
-from leyden_trainer.folders import fresh_folder, runs_of
+from leyden_trainer.folders import checkpoint_folder, fresh_folder
 from leyden_trainer.screen import Screen
 
 __all__ = ["evaluate_command"]
@@ -55,7 +55,7 @@ def evaluate_command(
         raise BadInput(f"--k {wanted} needs k from 1 to --tries {tries}")
     file = tasks or settings.tasks.heldout
     values = read_tasks(file)
-    folders = {name: _folder(settings, name) for name in names}
+    folders = {name: checkpoint_folder(settings, name) for name in names}
     console = Console(soft_wrap=True, stderr=as_json)
     heat = temperature if temperature is not None else settings.sampling.temperature if tries > 1 else 0.0
     folder = fresh_folder(settings, suffix="-eval")
@@ -99,20 +99,3 @@ async def _run(
         )
     finally:
         screen.end()
-
-
-def _folder(config: TrainConfig, name: str) -> Path:
-    """The folder of a checkpoint's name."""
-    if name == "base":
-        from leyden_trainer.local.source import model_folder
-        from leyden_trainer.session import CACHE
-
-        return model_folder(config.model.path, cache=CACHE)
-    if name not in ("best", "last"):
-        return Path(name)
-    for run in reversed(runs_of(config)):
-        if (folder := run / "checkpoints" / name).is_dir():
-            return folder
-    raise BadConfig(
-        f"no run named {config.name} in {config.output} has a checkpoint {name!r}; train first, or name a folder"
-    )

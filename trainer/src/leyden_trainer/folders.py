@@ -1,11 +1,14 @@
-"""The folders of runs: NAME, NAME-2, NAME-3, ... under the configuration's `output`."""
+"""The folders of runs: NAME, NAME-2, NAME-3, ... under the configuration's `output`, and the models in them."""
 
 from pathlib import Path
 
 from leyden.errors import BadConfig
 from leyden_trainer.config import TrainConfig
 
-__all__ = ["fresh_folder", "runs_of", "unfinished_folder"]
+__all__ = ["CACHE", "checkpoint_folder", "fresh_folder", "runs_of", "unfinished_folder"]
+
+CACHE = Path.home() / ".cache" / "leyden"
+"""Models that were unpacked."""
 
 
 def runs_of(config: TrainConfig, *, suffix: str = "") -> list[Path]:
@@ -52,3 +55,23 @@ def _check_same(config: TrainConfig, folder: Path) -> None:
             raise BadConfig(
                 f"{folder} was begun with {name} = {value}, got {now}; resume it as it was, or start a new run"
             )
+
+
+def checkpoint_folder(config: TrainConfig, name: str) -> Path:
+    """The folder of a model: base (what training starts from), best or last (of the newest run that has it), or a path.
+
+    Raises:
+        BadConfig: no run has such a checkpoint.
+    """
+    if name == "base":
+        from leyden_trainer.local.source import model_folder  # imports torch
+
+        return model_folder(config.model.path, cache=CACHE)
+    if name not in ("best", "last"):
+        return Path(name)
+    for run in reversed(runs_of(config)):
+        if (folder := run / "checkpoints" / name).is_dir():
+            return folder
+    raise BadConfig(
+        f"no run named {config.name} in {config.output} has a checkpoint {name!r}; train first, or name a folder"
+    )

@@ -13,6 +13,7 @@ from leyden_trainer.children import opened_server, started_runner
 from leyden_trainer.config import TrainConfig
 from leyden_trainer.demonstrations import read_demonstrations
 from leyden_trainer.experience import take_over
+from leyden_trainer.folders import CACHE
 from leyden_trainer.journal import Journal
 from leyden_trainer.judge import Judge
 from leyden_trainer.local.backend import LocalBackend
@@ -24,9 +25,6 @@ from leyden_trainer.summary import Summary, draw_curve, write_summary
 from leyden_trainer.tasks import check_apart
 
 __all__ = ["run_training"]
-
-CACHE = Path.home() / ".cache" / "leyden"
-"""Models that were unpacked."""
 
 
 async def run_training(

@@ -25,6 +25,7 @@ from leyden_trainer.assignment import configured_method
 from leyden_trainer.children import opened_server, started_runner
 from leyden_trainer.config import TrainConfig
 from leyden_trainer.experience import take_over
+from leyden_trainer.folders import CACHE
 from leyden_trainer.local.source import model_folder
 from leyden_trainer.screen import Screen
 from leyden_trainer.summary import Summary, draw_curve, write_summary
@@ -56,7 +57,7 @@ async def run_training(
     _check_honoured(config)
     screen = Screen(console, steps=config.trainer.steps)
     screen.say(f"run {folder.name}: verl on {'the CPU' if on_cpu else 'CUDA'}, model {config.model.path}")
-    model = await asyncio.to_thread(model_folder, config.model.path, cache=Path.home() / ".cache" / "leyden")
+    model = await asyncio.to_thread(model_folder, config.model.path, cache=CACHE)
     settings = _verl_config(config, folder, model, on_cpu)
     began = time.perf_counter()
     async with contextlib.AsyncExitStack() as stack:

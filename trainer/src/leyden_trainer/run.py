@@ -1,0 +1,176 @@
+"""A run that has trained, to look at: its summary, its curves and rollouts as data frames, its checkpoints."""
+
+import contextlib
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import JsonValue
+
+from leyden.errors import BadConfig
+from leyden.store.protocol import Store
+from leyden.tasks import read_tasks
+from leyden.types import Call, Rollout
+from leyden_trainer.blocking import finished
+from leyden_trainer.config import TrainConfig
+from leyden_trainer.evaluation import Tries
+from leyden_trainer.evaluation_report import Report
+from leyden_trainer.folders import checkpoint_folder, fresh_folder
+
+if TYPE_CHECKING:  # half a second to import, for those who ask for a data frame
+    import pandas as pd
+
+__all__ = ["Run"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run by its folder. Raises `BadConfig` if the folder holds none."""
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        if not (self.folder / "config.json").is_file():
+            raise BadConfig(f"{self.folder} is no run's folder: it has no config.json")
+
+    @cached_property
+    def config(self) -> TrainConfig:
+        """As the run was begun."""
+        return TrainConfig.model_validate_json((self.folder / "config.json").read_text(encoding="utf-8"))
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """`summary.json`; empty while the run is not at its end."""
+        file = self.folder / "summary.json"
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+    @property
+    def curves(self) -> "pd.DataFrame":
+        """Every metric by optimiser step; step 0 has the held-out score before training alone."""
+        import pandas as pd
+
+        records: dict[int, dict[str, float]] = {}
+        for line in (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+            record = json.loads(line)
+            records.setdefault(record.pop("step"), {}).update(record)
+        return pd.DataFrame.from_dict(records, orient="index").rename_axis("step").sort_index()
+
+    def rollouts(self) -> "pd.DataFrame":
+        """One row a rollout, by id: step, mode, task, status, reward, number of calls; rewards are those of the rollout
+        as a whole, summed."""
+        import pandas as pd
+
+        rows = self._read(lambda store: _rollout_rows(store, self.folder.name))
+        return pd.DataFrame(rows).set_index("id")
+
+    def calls(self, rollout_id: str) -> list[Call]:
+        """The calls of a rollout, in order, as they were recorded."""
+        return self._read(lambda store: store.calls([rollout_id]))
+
+    def checkpoint(self, name: str = "best") -> Path:
+        """The folder of a model that transformers loads: best, last, or base (what training started from)."""
+        folder = self.folder / "checkpoints" / name
+        return folder if folder.is_dir() else checkpoint_folder(self.config, name)
+
+    def evaluate(
+        self,
+        *checkpoints: str,
+        tasks: Sequence[JsonValue] | Path | None = None,
+        tries: int = 1,
+        temperature: float | None = None,
+        success: float = 1.0,
+    ) -> Report:
+        """As `leyden eval`: how good checkpoints are on tasks, and of two, whether the second is better.
+
+        Args:
+            checkpoints: names as for `checkpoint`; none is ("base", "best").
+            tasks: JSON values, or a file; None: the run's held-out tasks.
+            temperature: None is greedy for one try and the run's sampling temperature for more.
+        """
+        from leyden_trainer.evaluating import Checkpoint, evaluate
+
+        named = [Checkpoint(name, self.checkpoint(name)) for name in checkpoints or ("base", "best")]
+        heat = temperature if temperature is not None else self.config.sampling.temperature if tries > 1 else 0.0
+        output = fresh_folder(self.config, suffix="-eval")
+        given = self.config.tasks.heldout if tasks is None else tasks
+        file = given if isinstance(given, Path) else _written(given, output)
+        how, key = Tries(tries, heat, success), os.environ.get("LEYDEN_KEY")
+        found = finished(
+            evaluate(self.config, named, read_tasks(file), how, output, server_key=key, progress=lambda _, __: None)
+        )
+        return Report(file, heat, sorted({1, tries}), found)
+
+    @contextlib.contextmanager
+    def serving(self, checkpoint: str = "best", *, port: int = 0) -> Iterator[str]:
+        """Serve a checkpoint on loopback for the time of the block; gives the base URL that an agent needs."""
+        from leyden_trainer.local.serving import ServedModel, ServingOptions
+
+        options = ServingOptions(self.config.model.device, self.config.model.context_length, port=port)
+        model = ServedModel.load(self.checkpoint(checkpoint), options)
+        model.server.start()
+        try:
+            yield model.server.url
+        finally:
+            model.sampler.close()
+            model.server.stop()
+
+    def _read(self, reading: Callable[[Store], Coroutine[Any, Any, T]]) -> T:
+        from leyden.cli.source import open_source
+
+        async def read() -> T:
+            own = None if self.config.server else str(self.folder / "store.sqlite")
+            store = open_source(own, self.config.server or None)
+            try:
+                return await reading(store)
+            finally:
+                await store.close()
+
+        return finished(read())
+
+    def __repr__(self) -> str:
+        scores = {name: self.summary[name] for name in ("eval_before", "eval_after") if name in self.summary}
+        said = ", ".join(f"{name.removeprefix('eval_')} {score:.3f}" for name, score in scores.items())
+        return f"Run({str(self.folder)!r}{f', held-out {said}' if said else ''})"
+
+
+async def _rollout_rows(store: Store, run: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    after, more = 0, True
+    while more:
+        page = await store.rollouts(run=run, after=after, limit=200)
+        ids = [rollout.id for rollout in page.rollouts]
+        calls = Counter(call.rollout_id for call in await store.calls(ids))
+        totals: defaultdict[str, float] = defaultdict(float)
+        for reward in await store.rewards(ids):
+            if reward.agent is None and reward.call_id is None:
+                totals[reward.rollout_id] += reward.value
+        rows += [_row(rollout, totals.get(rollout.id), calls[rollout.id]) for rollout in page.rollouts]
+        after, more = page.cursor, page.more
+    return rows
+
+
+def _row(rollout: Rollout, reward: float | None, num_calls: int) -> dict[str, Any]:
+    return {
+        "id": rollout.id,
+        "step": rollout.step,
+        "mode": rollout.mode,
+        "task_id": rollout.task_id,
+        "task": rollout.task,
+        "status": rollout.status,
+        "reward": reward,
+        "calls": num_calls,
+        "incomplete": "; ".join(rollout.incomplete),
+    }
+
+
+def _written(tasks: Sequence[JsonValue], folder: Path) -> Path:
+    file = folder / "tasks.jsonl"
+    file.write_text("".join(f"{json.dumps(task)}\n" for task in tasks), encoding="utf-8")
+    return file

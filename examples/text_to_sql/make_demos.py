@@ -24,16 +24,16 @@ def conversation(system: str, parts: tuple[str, ...], answer: str) -> dict:
     return {"messages": [*asked, {"role": "assistant", "content": answer}]}
 
 
-def demonstrations(task: dict, habit: float, rng: random.Random) -> Iterator[dict]:
-    """One of each role: a first draft, a verdict on it, and another draft."""
+def demonstrations(task: dict, other: dict, habit: float, rng: random.Random) -> Iterator[dict]:
+    """One of each role: a first draft, a verdict, and another draft after a bad one. `other` is another task."""
     gold, question, schema = task["gold"], task["question"], task["schema"]
     everything = HABIT.sub(r"SELECT * FROM \1", gold)
     draft, again = (everything if rng.random() < habit else gold for _ in range(2))
     yield conversation(WRITER, (schema, question), draft)
-    judged = rng.choice([gold, everything])
-    verdict = "OK" if score(task, judged) else "BAD"
-    yield conversation(CHECKER, (question, judged, shown(task, judged)), verdict)
-    yield conversation(REWRITER, (schema, question, everything, shown(task, everything)), again)
+    judged = rng.choice([gold, gold, everything, other["gold"]])
+    yield conversation(CHECKER, (question, judged, shown(task, judged)), "OK" if score(task, judged) else "BAD")
+    bad = rng.choice([everything, other["gold"]])
+    yield conversation(REWRITER, (schema, question, bad, shown(task, bad)), again)
 
 
 def shown(task: dict, sql: str) -> str:
@@ -44,12 +44,13 @@ def shown(task: dict, sql: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=FOLDER)
-    parser.add_argument("--habit", type=float, default=0.5)
+    parser.add_argument("--habit", type=float, default=0.6)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)
     tasks = [json.loads(line) for line in (arguments.folder / "train.jsonl").read_text().splitlines()]
-    lines = [json.dumps(demo) for task in tasks for demo in demonstrations(task, arguments.habit, rng)]
+    made = (demonstrations(task, rng.choice(tasks), arguments.habit, rng) for task in tasks)
+    lines = [json.dumps(demo) for demos in made for demo in demos]
     (arguments.folder / "demos.jsonl").write_text("\n".join(lines) + "\n")
 
 

@@ -1,0 +1,73 @@
+"""The peer: TRL's GRPOTrainer on the same tasks, model and settings. Prints the mean reward of each step as JSON."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from datasets import Dataset
+from prompt import is_right, messages
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import GRPOConfig, GRPOTrainer
+
+
+def reward(completions: list[list[dict[str, str]]], answer: list[int], **_: object) -> list[float]:
+    """1 for each answer that is right."""
+    return [float(is_right(said[0]["content"], right)) for said, right in zip(completions, answer, strict=True)]
+
+
+def main() -> int:
+    """Train, save, and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--tasks", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--seed", type=int, required=True)
+    asked = parser.parse_args()
+    tasks = [json.loads(line) for line in asked.tasks.read_text().splitlines()]
+    rows = [{"prompt": messages(task["question"]), "answer": task["answer"]} for task in tasks]
+    config = GRPOConfig(
+        output_dir=str(asked.output),
+        per_device_train_batch_size=64,
+        num_generations=8,
+        max_steps=asked.steps,
+        max_completion_length=16,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=0,
+        learning_rate=2e-5,
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=2,
+        adam_beta2=0.99,
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        beta=0.0,
+        epsilon=0.2,
+        loss_type="dapo",  # the mean over all tokens of the step
+        scale_rewards="group",
+        gradient_checkpointing=False,  # it would compute the forward pass twice
+        use_cpu=True,
+        bf16=False,
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+        seed=asked.seed,
+        disable_tqdm=True,
+    )
+    trainer = GRPOTrainer(
+        model=AutoModelForCausalLM.from_pretrained(asked.model, dtype="float32"),
+        processing_class=AutoTokenizer.from_pretrained(asked.model),
+        reward_funcs=reward,
+        args=config,
+        train_dataset=Dataset.from_list(rows),
+    )
+    trainer.train()
+    trainer.save_model(str(asked.output))
+    rewards = [record["reward"] for record in trainer.state.log_history if "reward" in record]
+    print(json.dumps({"rewards": rewards}), file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -12,7 +12,7 @@ from prompts import CHECKER, REWRITER, SHOWN_CHARACTERS, SHOWN_ROWS, WRITER
 FOLDER = Path(__file__).parent
 ROUNDS = 3
 
-llm = ChatOpenAI(model="gpt-4o-mini", temperature=0, max_tokens=40)
+llm = ChatOpenAI(model="gpt-4o-mini", temperature=0, max_tokens=256)
 
 
 class State(TypedDict, total=False):

@@ -9,7 +9,6 @@ import json
 import random
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 from execution import run_query
 from prompts import CHECKER, REWRITER, SHOWN_CHARACTERS, SHOWN_ROWS, WRITER
@@ -43,15 +42,14 @@ def shown(task: dict, sql: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--habit", type=float, default=0.6)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)
-    tasks = [json.loads(line) for line in (arguments.folder / "train.jsonl").read_text().splitlines()]
+    tasks = [json.loads(line) for line in (FOLDER / "train.jsonl").read_text().splitlines()]
     made = (demonstrations(task, rng.choice(tasks), arguments.habit, rng) for task in tasks)
     lines = [json.dumps(demo) for demos in made for demo in demos]
-    (arguments.folder / "demos.jsonl").write_text("\n".join(lines) + "\n")
+    (FOLDER / "demos.jsonl").write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

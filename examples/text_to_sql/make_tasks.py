@@ -88,15 +88,14 @@ def write(path: Path, chosen: list[dict]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="where to write; the example's own")
     parser.add_argument("--spider", type=Path, help="Spider's own folder, with database/; default: the dev set alone")
     parser.add_argument("--questions", nargs="+", default=["dev.json"], help="files of questions in it")
     parser.add_argument("--all", action="store_true", help="questions of any length, with whole schemas")
     parser.add_argument("--heldout", type=int, default=96, help="at most so many held-out tasks")
     arguments = parser.parse_args()
-    source = arguments.spider or dev_set(arguments.folder / ".cache")
+    source = arguments.spider or dev_set(FOLDER / ".cache")
     spider = read_spider(source, tuple(arguments.questions))
-    databases = arguments.folder / "databases"
+    databases = FOLDER / "databases"
     if arguments.spider:
         copy_databases(spider, source, databases)
     else:
@@ -105,8 +104,8 @@ def main() -> None:
     made = tasks(spider, databases, short=not arguments.all)
     heldout = [task for task in made if task["database"] in apart]
     random.Random("heldout").shuffle(heldout)
-    write(arguments.folder / "train.jsonl", [task for task in made if task["database"] not in apart])
-    write(arguments.folder / "heldout.jsonl", heldout[: arguments.heldout])
+    write(FOLDER / "train.jsonl", [task for task in made if task["database"] not in apart])
+    write(FOLDER / "heldout.jsonl", heldout[: arguments.heldout])
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def example(tmp_path: Path, spider: Path) -> Path:
     folder = tmp_path / "example"
     shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns("runs", "databases", ".cache", "*.jsonl", "tests"))
     for script in (["make_tasks.py", "--spider", str(spider)], ["make_demos.py"]):
-        subprocess.run([sys.executable, *script, "--folder", str(folder)], cwd=folder, check=True)
+        subprocess.run([sys.executable, *script], cwd=folder, check=True)
     return folder
 
 
@@ -172,7 +172,7 @@ def test_the_agent_has_never_heard_of_leyden() -> None:
 
 def test_two_steps_train_the_writer_and_the_rewriter_and_not_the_checker(example: Path) -> None:
     make_tiny_model(example / "model")
-    flags = ["--model.path=model", "--model.device=cpu", "--trainer.steps=2", "--trainer.tasks_per_step=2"]
+    flags = ["--model.path=model", "--model.layers=1", "--trainer.steps=2", "--trainer.tasks_per_step=2"]
     flags += ["--trainer.rollouts_per_task=2", "--warm_start.epochs=1", "--trainer.evaluate_every=2"]
     flags += ["--sampling.max_tokens=8"]
     command = [sys.executable, "-m", "leyden", "train", "cpu.toml", *flags]

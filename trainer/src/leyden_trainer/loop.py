@@ -7,8 +7,9 @@ before are found in the store and not run again.
 
 import asyncio
 import dataclasses
+import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,13 @@ from pydantic import JsonValue
 
 from leyden.errors import TrainingStopped
 from leyden.store.protocol import Store
-from leyden.types import Rollout
+from leyden.types import Rollout, Step
 from leyden_trainer.assignment import Assignment, assigned, has_signal
 from leyden_trainer.backend import Backend, StepStats
 from leyden_trainer.config import TrainConfig
 from leyden_trainer.credit import CreditMethod
 from leyden_trainer.crediting import credits_of
-from leyden_trainer.experience import Batch, Collecting, collect_batch, finish_all, read_members
+from leyden_trainer.experience import Batch, Collecting, collect_batch, finish_all, read_members, standard_error
 from leyden_trainer.journal import Journal
 from leyden_trainer.rewarding import Rewarding
 from leyden_trainer.screen import Screen
@@ -121,7 +122,7 @@ class Loop:
         state.num_rollouts += len(batch.members)
         state.rewards.append((step, batch.mean_reward))
         record = _record(step, batch, assignment, stats, (started, sampled, ended))
-        self.journal.write(step, record.metrics)
+        await self._note(step, record.metrics)
         left = state.seconds / step * (self.config.trainer.steps - step)
         self.screen.step(record, batch, left)
 
@@ -164,14 +165,20 @@ class Loop:
         for member in members:
             self._check_version(member.rollout, {v for t in member.transitions for v in t.versions}, step)
         # Incomplete rollouts stay in the denominator: leaving them out would flatter the policy.
-        score = sum(member.total for member in members if not member.incomplete) / len(members)
+        scores = [0.0 if member.incomplete else member.total for member in members]
+        score = statistics.fmean(scores)
         best = max((value for _, value in self.state.heldout), default=float("-inf"))
         self.state.heldout.append((step, score))
-        self.journal.write(step, {"heldout": score})
+        error = standard_error(scores)
+        await self._note(step, {"heldout": score} | ({} if error is None else {"heldout_error": error}))
         self.screen.heldout(step, score, sum(bool(member.incomplete) for member in members))
         if score > best:
             self.state.best_step = step
             await self.backend.save_checkpoint("best")
+
+    async def _note(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.journal.write(step, metrics)
+        await self.store.note([Step(run=self.run_name, step=step, metrics=dict(metrics))])
 
     def _reached(self) -> bool:
         wanted = self.config.trainer.stop_at
@@ -206,6 +213,8 @@ def _record(
     return StepRecord(
         step=step,
         reward=batch.mean_reward,
+        reward_error=batch.reward_error,
+        staleness=batch.staleness(step - 1),
         entropy=stats.entropy,
         kl=stats.kl,
         reference_kl=stats.reference_kl,

@@ -53,6 +53,7 @@ async def run_training(
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(backend.serving())
         server = await stack.enter_async_context(opened_server(config, folder, server_key))
+        screen.say(f"watch it at {server.dashboard}")
         store = HttpStore(server.url, server.key)
         stack.push_async_callback(store.close)
         state = RunState(**backend.resumed) if backend.resumed else RunState()

@@ -1,4 +1,4 @@
-"""What a user would pick instead: TRL's GRPOTrainer against `leyden train`, same model, tasks, rollouts and learning rate.
+"""What a user would pick instead: TRL's GRPOTrainer beside `leyden train`; same model, tasks, rollouts, learning rate.
 
 The task is the single-call form of the calculator's, since GRPOTrainer samples one completion for a prompt. CPU seconds
 are those of all processes of a run (ours: trainer, server, runner and its workers), imports and loading too, evaluation
@@ -99,7 +99,8 @@ def success(model: Path, folder: Path) -> float:
 def with_trl(model: Path, folder: Path, steps: int, seed: int) -> Trained:
     """TRL's run."""
     output = folder / f"trl-{seed}"
-    command = [sys.executable, str(PARTS / "with_trl.py"), "--model", str(model), "--tasks", str(folder / "train.jsonl")]
+    tasks = folder / "train.jsonl"
+    command = [sys.executable, str(PARTS / "with_trl.py"), "--model", str(model), "--tasks", str(tasks)]
     command += ["--output", str(output), "--steps", str(steps), "--seed", str(seed)]
     log, cpu_s = timed(command, folder)
     rewards = json.loads(log.splitlines()[-1])["rewards"]

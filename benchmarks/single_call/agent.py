@@ -9,6 +9,8 @@ client = OpenAI(api_key="none")
 def solve(task: dict) -> str:
     """What the model said."""
     answer = client.chat.completions.create(
-        model="gpt-4o-mini", max_tokens=16, messages=messages(task["question"])  # type: ignore[arg-type]
+        model="gpt-4o-mini",
+        max_tokens=16,
+        messages=messages(task["question"]),  # type: ignore[arg-type]
     )
     return answer.choices[0].message.content or ""

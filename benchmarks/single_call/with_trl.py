@@ -1,5 +1,7 @@
 """The peer: TRL's GRPOTrainer on the same tasks, model and settings. Prints the mean reward of each step as JSON."""
 
+# pyright: reportMissingImports=false
+# It has an environment of its own, requirements-against_trl.txt.
 import argparse
 import json
 import sys
@@ -29,7 +31,8 @@ def main() -> int:
     rows = [{"prompt": messages(task["question"]), "answer": task["answer"]} for task in tasks]
     config = GRPOConfig(
         output_dir=str(asked.output),
-        per_device_train_batch_size=64,
+        per_device_train_batch_size=16,
+        gradient_accumulation_steps=4,
         num_generations=8,
         max_steps=asked.steps,
         max_completion_length=16,

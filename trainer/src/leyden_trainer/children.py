@@ -18,6 +18,7 @@ from leyden_trainer.config import TrainConfig
 __all__ = ["Server", "opened_server", "started_runner", "started_server"]
 
 READY_PREFIX = "leyden: serving on "
+DASHBOARD_PREFIX = "leyden: dashboard on "
 ROLLOUT_GRACE_S = 5.0
 STOP_GRACE_S = 20.0  # longer: the runner then gives back what has not ended
 
@@ -28,6 +29,8 @@ class Server:
 
     url: str
     key: str
+    dashboard: str
+    """Where to watch."""
 
 
 @contextlib.asynccontextmanager
@@ -43,7 +46,7 @@ async def opened_server(config: TrainConfig, folder: Path, key: str | None) -> A
         return
     if key is None:
         raise BadConfig(f"server = {config.server} needs its operator's key in LEYDEN_KEY; `leyden serve` printed it")
-    yield Server(config.server, key)
+    yield Server(config.server, key, f"{config.server}/dashboard")
 
 
 @contextlib.asynccontextmanager
@@ -59,7 +62,8 @@ async def started_server(folder: Path) -> AsyncGenerator[Server]:
             line = (await process.stdout.readline()).decode().strip()
         if not line:
             raise TrainingStopped(f"the server did not start: {_last_lines(log)}")
-        yield Server(line.removeprefix(READY_PREFIX), key)
+        watch = (await process.stdout.readline()).decode().strip()
+        yield Server(line.removeprefix(READY_PREFIX), key, watch.removeprefix(DASHBOARD_PREFIX))
 
 
 @contextlib.asynccontextmanager

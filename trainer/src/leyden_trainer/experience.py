@@ -6,6 +6,8 @@ So is, if asked for, a group without a signal: dynamic sampling (DAPO, arXiv:250
 """
 
 import asyncio
+import math
+import statistics
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +18,16 @@ from leyden.types import Call, Reward, Rollout
 from leyden_trainer.judge import JudgeCost
 from leyden_trainer.transitions import IncompleteRollout, Transition, transitions
 
-__all__ = ["Batch", "Collecting", "Member", "collect_batch", "finish_all", "read_members", "take_over"]
+__all__ = [
+    "Batch",
+    "Collecting",
+    "Member",
+    "collect_batch",
+    "finish_all",
+    "read_members",
+    "standard_error",
+    "take_over",
+]
 
 WAIT_S = 30.0
 MAX_SILENT = 3
@@ -70,6 +81,26 @@ class Batch:
         """Over the complete rollouts; failed ones are among them."""
         totals = [member.total for member in self.members if not member.incomplete]
         return sum(totals) / len(totals) if totals else 0.0
+
+    @property
+    def reward_error(self) -> float | None:
+        """The standard error of the mean reward, over the means of groups: rollouts of one task are alike."""
+        totals: defaultdict[str, list[float]] = defaultdict(list)
+        for member in self.members:
+            if not member.incomplete:
+                totals[member.rollout.group_id].append(member.total)
+        return standard_error([statistics.fmean(group) for group in totals.values()])
+
+    def staleness(self, version: int) -> float:
+        """How many updates older than `version` the weights were that sampled a token of the groups, on average."""
+        rows = [row for group in self.groups for member in group for row in member.transitions]
+        ages = [version - known for row in rows for known in row.versions if known is not None]
+        return statistics.fmean(ages) if ages else 0.0
+
+
+def standard_error(values: Sequence[float]) -> float | None:
+    """Of the mean of independent values; None for fewer than two."""
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
 
 
 async def finish_all(

@@ -7,8 +7,9 @@ before are found in the store and not run again.
 
 import asyncio
 import dataclasses
+import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,14 @@ from pydantic import JsonValue
 
 from leyden.errors import TrainingStopped
 from leyden.store.protocol import Store
-from leyden.types import Rollout
+from leyden.types import Rollout, Step
 from leyden_trainer.assignment import Assignment, assigned, has_signal
 from leyden_trainer.backend import BEFORE_WARM_START, Backend, StepStats
 from leyden_trainer.config import TrainConfig
 from leyden_trainer.credit import CreditMethod
 from leyden_trainer.crediting import credits_of
 from leyden_trainer.demonstrations import Demonstration
-from leyden_trainer.experience import Batch, Collecting, collect_batch, finish_all, read_members
+from leyden_trainer.experience import Batch, Collecting, collect_batch, finish_all, read_members, standard_error
 from leyden_trainer.journal import Journal
 from leyden_trainer.rewarding import Rewarding
 from leyden_trainer.screen import Screen
@@ -111,8 +112,9 @@ class Loop:
     async def _warm_start(self) -> None:
         """Evaluate the model as it came, then teach it. Of a run that was resumed between, what is there is found."""
         await self.store.publish(self.backend.endpoint(BEFORE_WARM_START))
-        self.state.base, _ = await self._heldout_score(BEFORE_WARM_START, "base")
-        self.journal.write(0, {"heldout_base": self.state.base})
+        scores, _ = await self._heldout_scores(BEFORE_WARM_START, "base")
+        self.state.base = statistics.fmean(scores)
+        await self._note(0, {"heldout_base": self.state.base})
         self.screen.base(self.state.base)
         started = time.perf_counter()
         self.screen.begin("warm start", 0)
@@ -142,7 +144,7 @@ class Loop:
         state.num_rollouts += len(batch.members)
         state.rewards.append((step, batch.mean_reward))
         record = _record(step, batch, assignment, stats, (started, sampled, ended))
-        self.journal.write(step, record.metrics)
+        await self._note(step, record.metrics)
         left = state.seconds / step * (self.config.trainer.steps - step)
         self.screen.step(record, batch, left)
 
@@ -177,27 +179,32 @@ class Loop:
                 "another trainer publishes to this store; give each run its own"
             )
 
-    async def _heldout_score(self, version: int, name: str) -> tuple[float, int]:
-        """The mean held-out reward of the weights that are served now, and how many rollouts were incomplete."""
+    async def _heldout_scores(self, version: int, name: str) -> tuple[list[float], int]:
+        """The held-out rewards of the weights that are served now, and how many rollouts were incomplete."""
         rollouts = heldout_rollouts(self.config, self.run_name, version, self.heldout_tasks, name=name)
         finished = await self._finish(f"held-out {name}", rollouts)
         members = await read_members(self.store, finished, max_tokens=None)
         for member in members:
             self._check_version(member.rollout, {v for t in member.transitions for v in t.versions}, version)
         # Incomplete rollouts stay in the denominator: leaving them out would flatter the policy.
-        score = sum(member.total for member in members if not member.incomplete) / len(members)
-        return score, sum(bool(member.incomplete) for member in members)
+        scores = [0.0 if member.incomplete else member.total for member in members]
+        return scores, sum(bool(member.incomplete) for member in members)
 
     async def _evaluate(self) -> None:
         step = self.state.step
-        score, incomplete = await self._heldout_score(step, f"h{step}")
+        scores, incomplete = await self._heldout_scores(step, f"h{step}")
+        score, error = statistics.fmean(scores), standard_error(scores)
         best = max((value for _, value in self.state.heldout), default=float("-inf"))
         self.state.heldout.append((step, score))
-        self.journal.write(step, {"heldout": score})
+        await self._note(step, {"heldout": score} | ({} if error is None else {"heldout_error": error}))
         self.screen.heldout(step, score, incomplete)
         if score > best:
             self.state.best_step = step
             await self.backend.save_checkpoint("best")
+
+    async def _note(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.journal.write(step, metrics)
+        await self.store.note([Step(run=self.run_name, step=step, metrics=dict(metrics))])
 
     def _reached(self) -> bool:
         wanted = self.config.trainer.stop_at
@@ -234,6 +241,8 @@ def _record(
     return StepRecord(
         step=step,
         reward=batch.mean_reward,
+        reward_error=batch.reward_error,
+        staleness=batch.staleness(step - 1),
         entropy=stats.entropy,
         kl=stats.kl,
         reference_kl=stats.reference_kl,

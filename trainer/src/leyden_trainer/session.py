@@ -8,6 +8,7 @@ from rich.console import Console
 
 from leyden.client import HttpStore
 from leyden.tasks import read_tasks
+from leyden.types import Run
 from leyden_trainer.assignment import configured_method
 from leyden_trainer.children import opened_server, started_runner
 from leyden_trainer.config import TrainConfig
@@ -53,10 +54,15 @@ async def run_training(
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(backend.serving())
         server = await stack.enter_async_context(opened_server(config, folder, server_key))
+        screen.say(f"watch it at {server.dashboard}")
         store = HttpStore(server.url, server.key)
         stack.push_async_callback(store.close)
         state = RunState(**backend.resumed) if backend.resumed else RunState()
         journal = stack.enter_context(Journal(folder, from_step=state.step))
+        await store.begin(
+            Run(name=folder.name, config=config.model_dump(mode="json"), tokenizer=backend.tokenizer_file()),
+            after_step=state.step,
+        )
         died = None
         if not config.server:
             await take_over(store, folder.name)

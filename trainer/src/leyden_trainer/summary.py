@@ -19,6 +19,10 @@ class StepRecord:
     step: int
     reward: float
     """Mean over the step's complete training rollouts, as sampled."""
+    reward_error: float | None
+    """The standard error of that mean, over groups, since rollouts of one task are alike; None for a single group."""
+    staleness: float
+    """Updates between the weights that sampled a token and those that learn from it, on average."""
     entropy: float
     """Mean per trained token, in nats."""
     kl: float

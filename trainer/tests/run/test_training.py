@@ -1,5 +1,6 @@
 """`leyden train` as a user types it: server, runner, policy server and learner, on a tiny model made on the spot."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from leyden.store import SqlStore
+from leyden.types import Run, Step
 from leyden_trainer.testing import make_tiny_model
 
 AGENT = """
@@ -61,6 +64,13 @@ def train(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
+async def noted_in(folder: Path) -> tuple[Run, list[Step]]:
+    store = SqlStore.open(folder / "store.sqlite")
+    (run,), steps = await store.runs(), await store.steps(folder.name)
+    await store.close()
+    return run, steps
+
+
 def test_two_steps_leave_a_summary_a_checkpoint_and_credit(folder: Path) -> None:
     done = train(folder)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -70,6 +80,13 @@ def test_two_steps_leave_a_summary_a_checkpoint_and_credit(folder: Path) -> None
     assert {"eval_before", "eval_after", "seconds", "model"} <= set(summary)
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert steps == [0, 1, 2, 2]
+    noted, measured = asyncio.run(noted_in(run))
+    assert noted.config["trainer"]["steps"] == 2  # type: ignore[index]
+    assert [step.step for step in measured] == [0, 1, 2]
+    assert measured[2].metrics.keys() >= {"reward", "reward_error", "heldout", "heldout_error", "seconds_update"}
+    assert measured[1].metrics["staleness"] == 0
+    assert Path(noted.tokenizer or "") == run / "tokenizer.json"
+    assert (run / "tokenizer.json").is_file()
     assert (run / "curve.png").stat().st_size > 1000
     assert (run / "checkpoints" / "last" / "model.safetensors").is_file()
     shown = [sys.executable, "-m", "leyden", "show", "tiny-s1-g0-r0", "--store", str(run / "store.sqlite"), "--json"]

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from leyden import errors
 from leyden.server import bodies
-from leyden.types import Call, Claim, Credit, Endpoint, Mode, Outcome, Page, Reward, Rollout, RolloutStatus
+from leyden.types import Call, Claim, Credit, Endpoint, Mode, Outcome, Page, Reward, Rollout, RolloutStatus, Run, Step
 
 __all__ = ["HttpStore"]
 
@@ -120,6 +120,22 @@ class HttpStore:
         """See `Store.credits`."""
         body = bodies.IdList(rollout_ids=list(rollout_ids))
         return (await self._ask("/api/credits/query", body, bodies.CreditList)).credits
+
+    async def begin(self, run: Run, *, after_step: int = 0) -> None:
+        """See `Store.begin`."""
+        await self._post("/api/runs", bodies.RunBegin(run=run, after_step=after_step))
+
+    async def note(self, steps: Sequence[Step]) -> None:
+        """See `Store.note`."""
+        await self._post("/api/steps", bodies.StepList(steps=list(steps)))
+
+    async def runs(self) -> list[Run]:
+        """See `Store.runs`."""
+        return _read(bodies.RunList, await self._send("GET", "/api/runs")).runs
+
+    async def steps(self, run: str) -> list[Step]:
+        """See `Store.steps`."""
+        return _read(bodies.StepList, await self._send("GET", "/api/steps", query={"run": run})).steps
 
     async def close(self) -> None:
         """See `Store.close`."""

@@ -47,12 +47,16 @@ class Keys:
         self._opened: dict[
             str, Access
         ] = {}  # what a signature once proved stays so; an agent's key comes with every call
-        self._secret = hashlib.sha256(b"leyden rollout keys\0" + self._operator_key).digest()
+        self._secret = self.secret("rollout keys")
 
     def rollout_key(self, rollout_id: str, attempt: int) -> str:
         """The key of one attempt of one rollout."""
         claims = {"rollout": rollout_id, "attempt": attempt}
         return jwt.encode(claims, self._secret, algorithm="HS256")  # pyright: ignore[reportUnknownMemberType]
+
+    def secret(self, purpose: str) -> bytes:
+        """A secret of 32 bytes that follows from the operator's key and tells nothing of it."""
+        return hashlib.sha256(f"leyden {purpose}\0".encode() + self._operator_key).digest()
 
     def open(self, key: str) -> Access:
         """What `key` opens.

@@ -30,7 +30,9 @@ __all__ = [
     "Reward",
     "Rollout",
     "RolloutStatus",
+    "Run",
     "Sampling",
+    "Step",
     "Structure",
     "ToolUse",
     "new_id",
@@ -315,6 +317,26 @@ class Credit(Frozen):
     advantage: float
     reason: str = ""
     """The comparison in words: "0.5 above the mean 0.5 of the 8 rollouts of this task"."""
+
+
+class Run(Frozen):
+    """One training run: how it was set up. Its rollouts carry its name."""
+
+    name: str = Field(min_length=1, max_length=200)
+    config: dict[str, JsonValue] = {}
+    """The whole configuration, as it was trained with; never keys."""
+    tokenizer: str | None = None
+    """A tokenizer.json on the server's machine, with which tokens are shown as text; None shows their ids."""
+    started_at: float = Field(default_factory=time.time)
+
+
+class Step(Frozen):
+    """What a run measured at one optimiser step; 0 is before the first."""
+
+    run: str
+    step: int = Field(ge=0)
+    metrics: dict[str, float]
+    noted_at: float = Field(default_factory=time.time)
 
 
 class Page(Frozen):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from leyden.errors import BadConfig
 from leyden_trainer.backend import BEFORE_WARM_START, StepStats
@@ -96,6 +96,14 @@ class LocalBackend(ServedModel):
         self.learner.refer_to_model()
         self.sampler.resume(0)
         return losses
+
+    def tokenizer_file(self) -> str | None:
+        """Write the tokenizer into the run's folder, for those who show tokens as text; None if it is a slow one."""
+        if not isinstance(self.tokenizer, PreTrainedTokenizerFast):
+            return None
+        path = self.folder.absolute() / "tokenizer.json"
+        self.tokenizer.backend_tokenizer.save(str(path))
+        return str(path)
 
     async def score(self, rows: Sequence[TrainingRow]) -> list[RowScores]:
         """See `Backend.score`."""

@@ -6,8 +6,9 @@ by `leyden_trainer.experience`, as for the local backend; verl's prompts only sa
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 import transfer_queue as tq
@@ -17,7 +18,7 @@ from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
 from leyden.client import HttpStore
 from leyden.errors import LeydenError, TrainingStopped
-from leyden.types import Credit, Endpoint, Rollout
+from leyden.types import Credit, Endpoint, Rollout, Run, Step
 from leyden_trainer.assignment import has_signal
 from leyden_trainer.config import TrainConfig
 from leyden_trainer.credit import CreditMethod
@@ -107,6 +108,17 @@ class RolloutManager:
     def credit(self, credits: Sequence[Credit]) -> None:
         """Write down what each call was trained with."""
         self._wait(self._store.credit(credits))
+
+    def begin(self, model: Path, *, after_step: int) -> None:
+        """Write down what is trained, and that it goes on after this step."""
+        tokenizer = model / "tokenizer.json"
+        config = self._config.model_dump(mode="json")
+        run = Run(name=self._run, config=config, tokenizer=str(tokenizer) if tokenizer.is_file() else None)
+        self._wait(self._store.begin(run, after_step=after_step))
+
+    def note(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Write down what the step measured, for who watches."""
+        self._wait(self._store.note([Step(run=self._run, step=step, metrics=dict(metrics))]))
 
     async def _guarded(self, work: Coroutine[Any, Any, None], uids: Sequence[str], partition: str) -> None:
         """However it ends, every prompt gets a last status: verl's trainer waits for no less."""

@@ -62,6 +62,7 @@ async def run_training(
     began = time.perf_counter()
     async with contextlib.AsyncExitStack() as stack:
         server = await stack.enter_async_context(opened_server(config, folder, server_key))
+        screen.say(f"watch it at {server.dashboard}")
         if not config.server:
             store = HttpStore(server.url, server.key)
             await take_over(store, folder.name)

@@ -65,6 +65,7 @@ class TaskRunner:
             memory = {name.removeprefix(MEMORY): value for name, value in last.items() if name.startswith(MEMORY)}
             trainer.resume(journal, memory)
             trainer.agent_loop_manager = manager
+            manager.begin(Path(config.actor_rollout_ref.model.path), after_step=trainer.global_steps)
             trainer.serve(held=False)
             self._train(trainer, manager)
 

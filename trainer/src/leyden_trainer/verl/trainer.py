@@ -7,7 +7,7 @@ Two private methods are overridden, each for one reason: `_compute_advantage` (o
 
 import asyncio
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -65,7 +65,12 @@ class LeydenTrainer(PPOTrainerSync):
     def on_train_begin(self) -> None:
         """The figures go where a run of the local backend leaves them too."""
         super().on_train_begin()
-        self.logger.logger["leyden"] = _Sink(self._journal)
+        self.logger.logger["leyden"] = _Sink(self._note)
+
+    def _note(self, step: int, metrics: Mapping[str, float]) -> None:
+        if self._journal is not None:
+            self._journal.write(step, metrics)
+        self.agent_loop_manager.note(step, metrics)
 
     def on_sample_end(self) -> None:
         """All rollouts of the step are in; requests of late ones wait while the weights change."""
@@ -84,7 +89,7 @@ class LeydenTrainer(PPOTrainerSync):
         self.agent_loop_manager.check()
         if self._journal is not None and self.agent_loop_manager.heldout is not None:
             step, score = self.agent_loop_manager.heldout
-            self._journal.write(step, {"heldout": score})
+            self._note(step, {"heldout": score})
             print(f"  held-out after step {step}: {score:.3f}", flush=True)
 
     # What verl's hooks leave out.
@@ -147,6 +152,7 @@ def _figures(experience: Experience, assignment: Assignment, num_groups: int) ->
     batch, importance = experience.batch, assignment.importance
     figures = {
         "leyden/reward": batch.mean_reward,
+        "leyden/reward_error": batch.reward_error,
         "leyden/mismatch": assignment.mismatch,
         "leyden/importance_mean": importance and importance.mean,
         "leyden/importance_capped": importance and importance.capped,
@@ -169,6 +175,7 @@ class _Sink:
 
     _NAMES: Mapping[str, str] = {
         "leyden/reward": "reward",
+        "leyden/reward_error": "reward_error",
         "actor/entropy": "entropy",
         "actor/grad_norm": "grad_norm",
         "actor/pg_loss": "loss",
@@ -179,14 +186,14 @@ class _Sink:
         "timing_s/gen": "seconds_rollouts",
     }
 
-    def __init__(self, journal: Journal | None) -> None:
-        self._journal = journal
+    def __init__(self, note: Callable[[int, Mapping[str, float]], None]) -> None:
+        self._note = note
 
     def log(self, data: Mapping[str, Any], step: int) -> None:
         figures = {self._NAMES.get(name, name): float(v) for name, v in data.items() if isinstance(v, int | float)}
-        if self._journal is not None:
-            self._journal.write(step, figures)
-        parts = [f"{name} {figures[name]:.4g}" for name in self._NAMES.values() if name in figures]
+        self._note(step, figures)
+        shown = [name for name in self._NAMES.values() if name != "reward_error"]
+        parts = [f"{name} {figures[name]:.4g}" for name in shown if name in figures]
         print(f"step {step:>3}  {'  '.join(parts)}", flush=True)
 
     def finish(self) -> None:

@@ -63,16 +63,15 @@ def _print(shown: Shown, limit: int | None) -> None:
     from rich.markup import escape
     from rich.tree import Tree
 
-    from leyden.cli.tree import CallTree, shortened
+    from leyden.cli.tree import add_calls
+    from leyden.said import shortened
 
     rollout = shown.rollout
     whole = [reward for reward in shown.rewards if reward.agent is None and reward.call_id is None]
     total = f"return {sum(r.value for r in whole):.3g}" if whole else "no reward"
     tree = Tree(f"[bold]{escape(rollout.id)}[/]  {rollout.mode}  {rollout.status}  attempt {rollout.attempt}  {total}")
     tree.add(escape(f"task {rollout.task_id}: {shortened(json.dumps(rollout.task, ensure_ascii=False), limit)}"))
-    calls = CallTree(tree, shown.rewards, shown.credits, limit)
-    for call in shown.calls:
-        calls.add(call)
+    add_calls(tree, shown.calls, shown.rewards, shown.credits, limit)
     if rollout.failure is not None:
         tree.add(escape(f"{rollout.failure.kind}: {rollout.failure.message}"), style="red")
     for reason in rollout.incomplete:

@@ -23,6 +23,7 @@ from leyden.gateway.endpoints import Endpoints, Picked
 from leyden.gateway.fault import Fault, fault, fault_of
 from leyden.gateway.held import HeldClock
 from leyden.gateway.json_text import is_object, load_object
+from leyden.gateway.meter import Meter
 from leyden.gateway.rollouts import RunningRollouts
 from leyden.gateway.sse import DONE, EventParser
 from leyden.gateway.upstream import Answering, Upstream
@@ -53,6 +54,7 @@ class Parts:
     upstream: Upstream
     warned: set[str] = field(default_factory=set[str])
     """URLs of the endpoints about whose tokens the log has complained."""
+    meter: Meter = field(default_factory=Meter)
 
 
 class Exchange:
@@ -185,6 +187,7 @@ class Exchange:
     async def _commit(self, status: CallStatus, *, http_status: int | None = None, error: str | None = None) -> None:
         """Record the attempt; returns when the store has committed it."""
         latency_ms = (time.perf_counter() - self._clock) * 1000
+        self._parts.meter.note(status, latency_ms)
         caller, answer = self.caller, self._answer
         endpoint = self._picked.endpoint if self._picked else None
         try:

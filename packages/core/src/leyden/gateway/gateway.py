@@ -13,6 +13,7 @@ from leyden.gateway.door import Door
 from leyden.gateway.endpoints import Endpoints
 from leyden.gateway.exchange import Exchange, Parts
 from leyden.gateway.fault import fault, fault_of
+from leyden.gateway.meter import Meter
 from leyden.gateway.rollouts import Running, RunningRollouts
 from leyden.gateway.upstream import Upstream
 from leyden.keys import Access
@@ -43,6 +44,11 @@ class Gateway:
         endpoints = Endpoints(store, hold_timeout_s=hold_timeout_s, absent_timeout_s=absent_timeout_s)
         self._parts = Parts(store, endpoints, RunningRollouts(store), Upstream())
         self._unattributed = unattributed
+
+    @property
+    def meter(self) -> Meter:
+        """What became of the last minutes' requests."""
+        return self._parts.meter
 
     async def open(self, access: Access, door: Door, headers: Mapping[str, str], raw: bytes) -> Exchange:
         """Let a request in.

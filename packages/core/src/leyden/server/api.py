@@ -20,6 +20,7 @@ def api_router(store: Store, keys: Keys) -> APIRouter:
     router = APIRouter(prefix="/api")
     router.include_router(_rollouts(store, keys), dependencies=[Depends(operator_only)])
     router.include_router(_reading(store), dependencies=[Depends(operator_only)])
+    router.include_router(_runs(store), dependencies=[Depends(operator_only)])
     router.include_router(_writing(store))
     return router
 
@@ -129,6 +130,34 @@ def _reading(store: Store) -> APIRouter:
     async def credits(body: bodies.IdList) -> bodies.CreditList:
         """The credits of rollouts' calls."""
         return bodies.CreditList(credits=await store.credits(body.rollout_ids))
+
+    return router
+
+
+def _runs(store: Store) -> APIRouter:
+    router = APIRouter(tags=["runs"])
+
+    @router.post("/runs")
+    async def begin(body: bodies.RunBegin) -> dict[str, str]:
+        """Add a run, or resume it after a step."""
+        await store.begin(body.run, after_step=body.after_step)
+        return {}
+
+    @router.get("/runs")
+    async def runs() -> bodies.RunList:
+        """All runs, the newest first."""
+        return bodies.RunList(runs=await store.runs())
+
+    @router.post("/steps")
+    async def note(body: bodies.StepList) -> dict[str, str]:
+        """Keep what runs measured."""
+        await store.note(body.steps)
+        return {}
+
+    @router.get("/steps")
+    async def steps(run: str) -> bodies.StepList:
+        """The steps of a run, in order."""
+        return bodies.StepList(steps=await store.steps(run))
 
     return router
 

@@ -11,12 +11,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from leyden import errors
+from leyden.dashboard.app import dashboard
 from leyden.gateway.gateway import Gateway
 from leyden.gateway.routes import ModelDoor, gateway_router
 from leyden.keys import Keys
 from leyden.server.api import api_router
 from leyden.server.auth import NoKey, access_of
-from leyden.store.protocol import Store
+from leyden.store import SqlStore
 
 __all__ = ["VERSION", "create_app"]
 
@@ -45,7 +46,7 @@ class _App(FastAPI):
             await super().__call__(scope, receive, send)
 
 
-def create_app(store: Store, keys: Keys, *, unattributed: Literal["refuse", "record"] = "refuse") -> FastAPI:
+def create_app(store: SqlStore, keys: Keys, *, unattributed: Literal["refuse", "record"] = "refuse") -> FastAPI:
     """The app. It closes the gateway's connections at its end; the store stays its owner's.
 
     Who runs it sets `app.state.stopping` when it is to end, so that nobody is kept waiting.
@@ -71,6 +72,7 @@ def create_app(store: Store, keys: Keys, *, unattributed: Literal["refuse", "rec
 
     app.include_router(gateway_router(gateway, access_of))
     app.include_router(api_router(store, keys))
+    app.mount("/dashboard", dashboard(store, keys, gateway.meter, app.state.stopping))
     return app
 
 

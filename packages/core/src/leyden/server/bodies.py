@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from leyden.types import Call, Claim, Credit, Endpoint, Reward, Rollout
+from leyden.types import Call, Claim, Credit, Endpoint, Reward, Rollout, Run, Step
 
 __all__ = [
     "CallList",
@@ -17,6 +17,9 @@ __all__ = [
     "IdList",
     "RewardList",
     "RolloutList",
+    "RunBegin",
+    "RunList",
+    "StepList",
     "WaitRequest",
 ]
 
@@ -99,3 +102,22 @@ class CreditList(Body):
     """Credits."""
 
     credits: list[Credit]
+
+
+class RunBegin(Body):
+    """A run that starts, or is resumed after a step."""
+
+    run: Run
+    after_step: int = Field(default=0, ge=0)
+
+
+class RunList(Body):
+    """Runs, the newest first."""
+
+    runs: list[Run]
+
+
+class StepList(Body):
+    """What runs measured at steps."""
+
+    steps: list[Step]

@@ -14,6 +14,7 @@ from typing import Literal, Self
 import uvicorn
 from fastapi import FastAPI
 
+from leyden.dashboard.access import Doorkeeper
 from leyden.errors import BadConfig
 from leyden.keys import Keys, new_operator_key
 from leyden.server.app import create_app
@@ -79,7 +80,8 @@ def serve(
     unattributed: Unattributed = "refuse",
     ready: Callable[[str], None] = print,
 ) -> None:
-    """Serve until SIGTERM or SIGINT; `ready` gets the line `leyden: serving on URL` once the port is open.
+    """Serve until SIGTERM or SIGINT; once the port is open, `ready` gets two lines, `leyden: serving on URL` and
+    `leyden: dashboard on LINK`.
 
     Raises:
         BadConfig: the port is in use, the store cannot be opened, or the host is not loopback and no key was given.
@@ -97,7 +99,8 @@ def serve(
         gc.collect()
         gc.freeze()
         gc.set_threshold(*_GC_THRESHOLD)
-        ready(f"leyden: serving on {url_of(listener)}")
+        url = url_of(listener)
+        ready(f"leyden: serving on {url}\nleyden: dashboard on {Doorkeeper(keys).link(url)}")
         server = _Server(create_app(opened, keys, unattributed=unattributed))
         _run(server, listener, opened)
 
@@ -122,6 +125,8 @@ class BackgroundServer:
         self._store = SqlStore.open(store)
         self._listener = listen("127.0.0.1", 0)
         self.url = url_of(self._listener)
+        self.dashboard = Doorkeeper(Keys(self.key)).link(self.url)
+        """Its address, with which a browser is let in."""
         self._server = _Server(create_app(self._store, Keys(self.key), unattributed=unattributed))
         self._thread = threading.Thread(target=self._run, name="leyden-server", daemon=True)
 

@@ -11,7 +11,7 @@ from leyden.store.blocks import Chain, message_chain, read_messages, read_tokens
 from leyden.store.packing import compress, decompress, pack_arrays, unpack_arrays
 from leyden.types import Call
 
-__all__ = ["EncodedCall", "decode", "encode", "heads"]
+__all__ = ["EncodedCall", "agents_in", "decode", "encode", "heads"]
 
 Found = dict[bytes, tuple[bytes | None, bytes]]
 
@@ -76,6 +76,12 @@ def heads(records: Iterable[bytes]) -> list[bytes]:
             found += [bytes.fromhex(light["request"][name]) for name in ("messages", "tools") if light["request"][name]]
         found += [bytes.fromhex(a["prompt_token_ids"]) for a in light["attempts"] if a["prompt_token_ids"]]
     return found
+
+
+def agents_in(records: Iterable[bytes]) -> set[str]:
+    """The names of all agents that made the calls."""
+    structures = [_light(record)["structure"] for record in records]
+    return {name for structure in structures if structure is not None for name in structure["agent"]}
 
 
 def decode(record: bytes, arrays: bytes, found: Found) -> Call:

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, insert, select, update
 
 from leyden.errors import Conflict, LeaseLost, NotFound
+from leyden.store import facets
 from leyden.store.changes import QUEUE, end_of, touch
 from leyden.store.schema import calls, rewards, rollouts
 from leyden.types import Failure, Outcome, Rollout
@@ -40,6 +41,7 @@ def queue(connection: Connection, wanted: Sequence[Rollout]) -> None:
         if rollout.id not in known:
             known[rollout.id] = body
             values = {"id": rollout.id, "group_id": rollout.group_id, "run": rollout.run, "mode": rollout.mode}
+            values |= {"step": rollout.step, "task_id": rollout.task_id[: facets.LONGEST]}
             connection.execute(insert(rollouts).values(**values, status="queued", attempt=0, body=body))
         elif {**json.loads(known[rollout.id]), "created_at": 0} != {**json.loads(body), "created_at": 0}:
             raise Conflict(f"rollout {rollout.id} was queued before with other content; give the new one its own id")
@@ -139,6 +141,7 @@ def _update(connection: Connection, rollout_id: str, values: dict[str, Any]) -> 
 def _end(connection: Connection, rollout_id: str, status: str, ending: dict[str, Any]) -> None:
     values = {"status": status, "lease_until": None, "finished_at": time.time(), "ending": json.dumps(ending)}
     _update(connection, rollout_id, values)
+    facets.settle(connection, rollout_id)
     touch(connection, end_of(rollout_id))
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from leyden.types import Call, Claim, Credit, Endpoint, Mode, Outcome, Page, Reward, Rollout, RolloutStatus
+from leyden.types import Call, Claim, Credit, Endpoint, Mode, Outcome, Page, Reward, Rollout, RolloutStatus, Run, Step
 
 __all__ = ["Store"]
 
@@ -104,6 +104,27 @@ class Store(Protocol):
 
     async def credits(self, rollout_ids: Sequence[str]) -> list[Credit]:
         """The credits of the rollouts' calls."""
+        ...
+
+    async def begin(self, run: Run, *, after_step: int = 0) -> None:
+        """Add the run, or replace what is known of it. Its steps after `after_step` are dropped: a run that is resumed
+        does them again."""
+        ...
+
+    async def note(self, steps: Sequence[Step]) -> None:
+        """Keep what runs measured. Metrics of a step that is known are added to it, the latest value of a name stays.
+
+        Raises:
+            NotFound: a run was never begun.
+        """
+        ...
+
+    async def runs(self) -> list[Run]:
+        """All runs, the newest first."""
+        ...
+
+    async def steps(self, run: str) -> list[Step]:
+        """The steps of a run, in order; none for a run that is not known."""
         ...
 
     async def close(self) -> None:

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Row, and_, delete, insert, select, update
 
 from leyden.errors import Conflict, NotFound
 from leyden.merge import merge
-from leyden.store import blocks
+from leyden.store import blocks, facets
 from leyden.store.call_rows import decode, encode, heads
 from leyden.store.changes import calls_of, touch
 from leyden.store.completeness import gaps
@@ -136,6 +136,7 @@ def add_rewards(connection: Connection, new: Sequence[Reward]) -> None:
         if reward.call_id is not None:
             _check_call(connection, reward)
         connection.execute(insert(rewards).values(**reward.model_dump()))
+        facets.add_to_total(connection, reward)
 
 
 def _check_call(connection: Connection, reward: Reward) -> None:

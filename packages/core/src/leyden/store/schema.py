@@ -2,7 +2,7 @@
 
 from sqlalchemy import Column, Float, Index, Integer, LargeBinary, MetaData, String, Table, Text
 
-__all__ = ["blocks", "calls", "credits", "endpoints", "metadata", "rewards", "rollouts"]
+__all__ = ["blocks", "calls", "credits", "endpoints", "labels", "metadata", "rewards", "rollouts", "runs", "steps"]
 
 metadata = MetaData()
 
@@ -23,10 +23,18 @@ rollouts = Table(
     Column("body", Text, nullable=False),  # JSON of what the trainer queued
     Column("ending", Text),  # JSON of result, failure, incomplete
     Column("released", Integer, nullable=False, server_default="0"),  # attempts that were given back unrun
+    # What rollouts are looked for by, beside the above; see `leyden.store.facets`.
+    Column("step", Integer),
+    Column("task_id", String(200)),  # the first 200 characters
+    Column("total", Float),  # the return, once it has ended
     Index("rollouts_by_status", "status", "seq"),
     Index("rollouts_by_run", "run", "seq"),
     Index("rollouts_by_group", "group_id", "seq"),
     Index("rollouts_by_lease", "lease_until"),
+    Index("rollouts_by_step", "run", "step", "seq"),
+    Index("rollouts_by_task", "task_id", "seq"),
+    Index("rollouts_by_finish", "finished_at"),
+    Index("rollouts_by_facets", "seq", "run", "step", "mode", "status", "task_id", "total"),  # answers any mixture
     sqlite_autoincrement=True,  # a cursor value is never used again, also after the newest rows were deleted
 )
 
@@ -87,4 +95,31 @@ credits = Table(
     Column("rollout_id", String(200), nullable=False),
     Column("body", Text, nullable=False),
     Index("credits_by_rollout", "rollout_id"),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("name", String(200), primary_key=True),
+    Column("started_at", Float, nullable=False),
+    Column("body", Text, nullable=False),
+)
+
+steps = Table(
+    "steps",
+    metadata,
+    Column("run", String(200), primary_key=True),
+    Column("step", Integer, primary_key=True),
+    Column("noted_at", Float, nullable=False),
+    Column("metrics", Text, nullable=False),  # JSON
+    Index("steps_by_time", "noted_at"),
+)
+
+labels = Table(
+    "labels",
+    metadata,
+    Column("kind", String(10), primary_key=True),  # agent, reason
+    Column("name", String(200), primary_key=True),
+    Column("seq", Integer, primary_key=True),  # the rollout's
+    Index("labels_by_rollout", "seq"),
 )

@@ -15,14 +15,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from leyden.errors import BadConfig, BadInput, Conflict, NotFound, Unreachable
 from leyden.merge import merge
 from leyden.store import blocks, lifecycle, records
+from leyden.store import runs as run_records
 from leyden.store.call_rows import heads
 from leyden.store.changes import QUEUE, Changes, calls_of, end_of
 from leyden.store.completeness import check
 from leyden.store.migrations import migrate
-from leyden.store.schema import calls, credits, endpoints, rewards, rollouts
+from leyden.store.schema import calls, credits, endpoints, labels, rewards, rollouts
 from leyden.store.settling import Settling
 from leyden.store.writer import Writer
-from leyden.types import Call, Claim, Credit, Endpoint, Mode, Outcome, Page, Reward, Rollout, RolloutStatus
+from leyden.types import Call, Claim, Credit, Endpoint, Mode, Outcome, Page, Reward, Rollout, RolloutStatus, Run, Step
 
 __all__ = ["SqlStore"]
 
@@ -262,6 +263,26 @@ class SqlStore:
 
         return [Credit.model_validate_json(body) for body in await self._read(look)]
 
+    async def begin(self, run: Run, *, after_step: int = 0) -> None:
+        """See `Store.begin`."""
+        await self._write(lambda connection: run_records.begin(connection, run, after_step))
+
+    async def note(self, steps: Sequence[Step]) -> None:
+        """See `Store.note`."""
+        await self._write(lambda connection: run_records.note(connection, steps))
+
+    async def runs(self) -> list[Run]:
+        """See `Store.runs`."""
+        return await self._read(run_records.read_runs)
+
+    async def steps(self, run: str) -> list[Step]:
+        """See `Store.steps`."""
+        return await self._read(lambda connection: run_records.read_steps(connection, run))
+
+    async def look(self, query: Callable[[Connection], T]) -> T:
+        """What `query` reads in one transaction, in a thread: for pages that ask what no verb answers."""
+        return await self._read(query)
+
     async def delete_rollouts(self, rollout_ids: Sequence[str]) -> None:
         """Delete finished rollouts with all that belongs to them, and free the blocks that nothing else uses.
 
@@ -312,6 +333,8 @@ def _delete(connection: Connection, rollout_ids: Sequence[str]) -> None:
         blocks.release(connection, heads(stored))
         for table in (calls, rewards, credits):
             connection.execute(delete(table).where(table.c.rollout_id.in_(some)))
+        gone = select(rollouts.c.seq).where(rollouts.c.id.in_(some))
+        connection.execute(delete(labels).where(labels.c.seq.in_(gone)))
         connection.execute(delete(rollouts).where(rollouts.c.id.in_(some)))
 
 

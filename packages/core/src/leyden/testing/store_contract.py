@@ -11,6 +11,7 @@ from pydantic import JsonValue
 
 from leyden.errors import BadInput, Conflict, LeaseLost, NotFound
 from leyden.store.protocol import Store
+from leyden.testing.noting_contract import Noting
 from leyden.testing.records import claimed, ended, rewarded, sampled, told
 from leyden.types import (
     Call,
@@ -463,5 +464,5 @@ class Finishing:
         assert await store.credits([]) == []
 
 
-class StoreContract(Queueing, Recording, Finishing):
+class StoreContract(Queueing, Recording, Finishing, Noting):
     """All of it."""

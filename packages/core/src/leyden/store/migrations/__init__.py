@@ -8,7 +8,7 @@ from leyden.errors import BadConfig
 
 __all__ = ["HEAD", "migrate"]
 
-HEAD = "0002"
+HEAD = "0004"
 
 
 def migrate(engine: Engine, name: str) -> None:

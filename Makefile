@@ -2,21 +2,25 @@
 PYTHON ?= python3
 PIP_ARGS ?=
 ARGS ?=
+JOBS ?= auto
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 FRAMEWORKS := openai1 openai3 crewai
 PACKAGES := packages/core packages/langchain-plugin packages/openai-agents-plugin packages/autogen-plugin trainer
 
-.PHONY: train test test-verl test-frameworks sdk-suites check wheels clean
+.PHONY: train environments test test-verl test-frameworks sdk-suites check wheels clean
 
 train: $(INSTALLED)
 	$(BIN)/python examples/calculator_langgraph/make_tasks.py
 	$(BIN)/leyden train examples/calculator_langgraph/train.toml $(ARGS)
 
-# Everything; with ARGS, a choice of the main environment's tests.
+# What `make test` needs; with -j2 side by side.
+environments: $(INSTALLED) .venv-verl/.installed
+
+# Everything, a test file at a time on each core; with ARGS, a choice of the main environment's tests.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 	$(if $(ARGS),,$(MAKE) test-verl)
 
 # Credit and loss against verl's own functions, in an environment of its own (verl pins what transformers we may not).

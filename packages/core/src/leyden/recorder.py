@@ -1,5 +1,6 @@
 """Sends what adapters captured to the server, in batches, from a thread of its own: the agent only puts it in a queue.
 
+The first record of a batch waits a moment for others, so that the thread does not run against the agent's at each call.
 What cannot be sent is never hidden: it is a loss of its scope, and the rollout becomes incomplete.
 """
 
@@ -17,6 +18,8 @@ __all__ = ["Recorder", "recorder"]
 
 _CAPACITY = 10_000
 _MOST = 200
+_LINGER_S = 0.02
+"""How long the first record of a batch waits for others."""
 _TIMEOUT_S = 10.0
 
 Item = tuple[Scope, Call | Reward]
@@ -27,6 +30,8 @@ class Recorder:
 
     def __init__(self) -> None:
         self._waiting: queue.Queue[Item | threading.Event] = queue.Queue(_CAPACITY)
+        self._hurry = threading.Event()
+        """Set while somebody waits in `flush`."""
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -50,6 +55,7 @@ class Recorder:
         except queue.Full:
             scope.losses.append(f"the capture queue stayed full for {timeout_s:g} s")
             return
+        self._hurry.set()
         if not sent.wait(timeout_s):
             scope.losses.append(f"the server took longer than {timeout_s:g} s to record what was captured")
 
@@ -73,6 +79,8 @@ class Recorder:
         items: list[Item] = []
         events: list[threading.Event] = []
         item = self._waiting.get()
+        if not isinstance(item, threading.Event):
+            self._hurry.wait(_LINGER_S)
         while True:
             if isinstance(item, threading.Event):
                 events.append(item)
@@ -83,6 +91,7 @@ class Recorder:
             try:
                 item = self._waiting.get_nowait()
             except queue.Empty:
+                self._hurry.clear()
                 return items, events
 
 

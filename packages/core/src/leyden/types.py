@@ -6,8 +6,9 @@ Times are UNIX seconds, unless a name ends in `_ms`.
 """
 
 import math
+import os
+import random
 import time
-import uuid
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
@@ -52,9 +53,15 @@ FailureKind = Literal["agent_error", "timeout", "context_overflow", "infrastruct
 CallStatus = Literal["ok", "error", "cancelled"]
 
 
+# Of our own, since agents seed the shared one; to ask the system for each id would let other threads in between.
+_random = random.Random()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_random.seed)
+
+
 def new_id() -> str:
-    """A random id of 32 hexadecimal digits."""
-    return uuid.uuid4().hex
+    """A random id of 32 hexadecimal digits: unique, also after a fork; not a secret."""
+    return f"{_random.getrandbits(128):032x}"
 
 
 class Frozen(BaseModel):

@@ -188,7 +188,8 @@ class LeydenCallbackHandler(BaseCallbackHandler):
 
     def _send(self, run: Run, scope: Scope, outcome: Any, error: str | None, response: LLMResult | None) -> None:
         if scope.gateway:
-            if run.call_id in scope.call_ids:
+            # It is among the latest, or its model passes through.
+            if run.call_id is not None and run.call_id in reversed(scope.call_ids):
                 structure = Structure(outcome=outcome, error=error)
                 recorder.record(scope, _partial(run.call_id, run, scope, structure=structure))
             return
@@ -216,9 +217,11 @@ def _partial(call_id: str, run: Run, scope: Scope, **fields: Any) -> Call:
 
 def _goes_to(output: Any) -> str | None:
     """The agent that a tool's result hands off to: LangGraph's `Command(goto=…, graph=Command.PARENT)`."""
-    goto = getattr(output, "goto", None)
+    if isinstance(output, str | BaseMessage):  # nearly all; and a message is slow to say what it lacks
+        return None
     if getattr(output, "graph", None) != "__parent__":
         return None
+    goto = getattr(output, "goto", None)
     if isinstance(goto, list | tuple) and len(cast("list[Any]", goto)) == 1:
         goto = cast("list[Any]", goto)[0]
     return goto if isinstance(goto, str) and goto else None

@@ -10,6 +10,7 @@ from leyden.said import content
 
 __all__ = ["FILTERS", "host", "public"]
 
+_UNITS = (("days", 86400), ("h", 3600), ("min", 60), ("s", 1))
 _SECRET = ("key", "secret", "token", "password")
 
 
@@ -44,8 +45,17 @@ def moment(at: float | None) -> str:
 
 
 def ago(at: float | None) -> str:
-    """How long ago a UNIX time is."""
-    return "–" if at is None else f"{duration(max(time.time() - at, 1))} ago"
+    """How long ago a UNIX time is, in whole units."""
+    if at is None:
+        return "–"
+    seconds = max(int(time.time() - at), 0)
+    count, unit = next((seconds // size, unit) for unit, size in _UNITS if seconds >= 2 * size or size == 1)
+    return f"{count} {unit} ago"
+
+
+def figure(value: float) -> str:
+    """To three digits that count."""
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def pretty(value: Any) -> str:
@@ -81,6 +91,7 @@ def public(value: Any, name: str = "") -> Any:
 FILTERS = {
     "number": number,
     "signed": signed,
+    "figure": figure,
     "duration": duration,
     "moment": moment,
     "ago": ago,

@@ -5,6 +5,7 @@ Made up, but by the store's own verbs, so that pages show what they would show o
 
 import math
 import random
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,7 +29,7 @@ from leyden.types import (
 
 __all__ = ["fill_demo", "word_tokenizer"]
 
-_BEGAN = 1_760_000_000.0
+BEGAN = time.time() - 9000
 _TASKS = (
     ("invoices", "How many invoices over 500 € were paid late in March?", 17),
     ("churn", "Which plan lost the most customers last quarter?", "team"),
@@ -64,7 +65,7 @@ async def fill_demo(store: Store, *, tokenizer: str | None = None, steps: int = 
             "credit": {"method": method},
             "trainer": {"steps": steps, "tasks_per_step": 8, "rollouts_per_task": 8},
         }
-        run = Run(name=name, config=config, tokenizer=tokenizer, started_at=_BEGAN + number * 7200)
+        run = Run(name=name, config=config, tokenizer=tokenizer, started_at=BEGAN + number * 7200)
         await store.begin(run)
         await store.note(list(_measured(name, rng, steps, speed=0.09 + 0.05 * number)))
     for place, (task_id, question, answer) in enumerate(_TASKS):
@@ -73,7 +74,7 @@ async def fill_demo(store: Store, *, tokenizer: str | None = None, steps: int = 
         )
     await _under_way(store, steps)
     await store.publish(
-        Endpoint(url="http://127.0.0.1:8001/v1", model="smollm2", version=steps, key="never shown", published_at=_BEGAN)
+        Endpoint(url="http://127.0.0.1:8001/v1", model="smollm2", version=steps, key="never shown", published_at=BEGAN)
     )
 
 
@@ -104,7 +105,7 @@ def _measured(name: str, rng: random.Random, steps: int, *, speed: float) -> Seq
             metrics["seconds"] = metrics["seconds_rollouts"] + metrics["seconds_update"]
         if step % 4 == 0:
             metrics |= {"heldout": level + rng.uniform(-0.02, 0.02), "heldout_error": 0.03}
-        found.append(Step(run=name, step=step, metrics=metrics, noted_at=_BEGAN + 12 * step))
+        found.append(Step(run=name, step=step, metrics=metrics, noted_at=BEGAN + 12 * step))
     return found
 
 
@@ -172,7 +173,7 @@ def _calls(rng: random.Random, rollout: str, question: str, *, good: bool) -> li
     answer = {"role": "assistant", "content": wrote}
     result = "17" if good else "no such table: invoice"
     checking = [*writing, answer, {"role": "tool", "content": result}]
-    at = _BEGAN + 400
+    at = BEGAN + 400
     tool = ToolUse(
         id=f"{rollout}-tool", name="run_sql", arguments={"query": wrote}, started_at=at + 3.1, finished_at=at + 3.6
     )

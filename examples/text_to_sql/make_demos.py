@@ -1,7 +1,7 @@
 """Writes demos.jsonl, the warm start: each role of the team shown at work on the training questions, with a bad habit.
 
-The habit: in `--habit` of the writer's and rewriter's turns they select everything (`SELECT * FROM ...`) whatever was
-asked. So the form is learnt, success stays rare, and it is left to RL to find out which of the two pays.
+The habit: in the share `--habit` of the drafts everything is selected (`SELECT * FROM ...`) whatever was asked. So the
+form is learnt, success is not yet the rule, and it is left to RL to find out which of the two drafts pays.
 """
 
 import argparse
@@ -14,6 +14,8 @@ from execution import run_query
 from prompts import CHECKER, REWRITER, SHOWN_CHARACTERS, SHOWN_ROWS, WRITER
 from reward import FOLDER, score
 
+CHECKED = 0.4
+"""The checker learns its form fast: it is shown on so many of the tasks."""
 HABIT = re.compile(r"^select .*? from (\w+).*$", re.IGNORECASE | re.DOTALL)
 
 
@@ -30,7 +32,8 @@ def demonstrations(task: dict, other: dict, habit: float, rng: random.Random) ->
     draft, again = (everything if rng.random() < habit else gold for _ in range(2))
     yield conversation(WRITER, (schema, question), draft)
     judged = rng.choice([gold, gold, everything, other["gold"]])
-    yield conversation(CHECKER, (question, judged, shown(task, judged)), "OK" if score(task, judged) else "BAD")
+    if rng.random() < CHECKED:
+        yield conversation(CHECKER, (question, judged, shown(task, judged)), "OK" if score(task, judged) else "BAD")
     bad = rng.choice([everything, other["gold"]])
     yield conversation(REWRITER, (schema, question, bad, shown(task, bad)), again)
 
@@ -42,11 +45,13 @@ def shown(task: dict, sql: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--habit", type=float, default=0.6)
+    parser.add_argument("--habit", type=float, default=0.4)
+    parser.add_argument("--tasks", type=int, default=240, help="so many training tasks, drawn by the seed")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)
     tasks = [json.loads(line) for line in (FOLDER / "train.jsonl").read_text().splitlines()]
+    tasks = rng.sample(tasks, min(arguments.tasks, len(tasks)))
     made = (demonstrations(task, rng.choice(tasks), arguments.habit, rng) for task in tasks)
     lines = [json.dumps(demo) for demos in made for demo in demos]
     (FOLDER / "demos.jsonl").write_text("\n".join(lines) + "\n")

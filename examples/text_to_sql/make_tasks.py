@@ -1,6 +1,7 @@
 """Writes databases/, train.jsonl and heldout.jsonl: Spider's questions, six of its databases held out altogether.
 
-By default the dev set out of a wheel, short questions over one small table, and made-up rows in three variants.
+By default for a small model: the dev set's short questions over one small table, as many from templates over the same
+schemas, and made-up rows in three variants.
 """
 
 import argparse
@@ -12,11 +13,12 @@ from pathlib import Path
 from execution import run_query
 from spider import Column, Question, Spider, dev_set, read_spider
 from synthetic import fill
+from templates import easy_questions
 
 FOLDER = Path(__file__).parent
 VARIANTS = 3
 HELDOUT_DATABASES = 6
-MOST_CHARACTERS, MOST_COLUMNS = 80, 8
+MOST_CHARACTERS, MOST_COLUMNS = 60, 8
 """Of a short question's gold query, and of its table."""
 
 
@@ -67,16 +69,20 @@ def split(spider: Spider) -> set[str]:
 
 
 def tasks(spider: Spider, databases: Path, *, short: bool) -> list[dict]:
-    """All usable questions as tasks."""
+    """All usable questions as tasks; with `short` those from templates too."""
     found = []
-    for question in spider.questions:
-        if short and not is_short(question, spider):
-            continue
+    asked = [("spider", question) for question in spider.questions]
+    if short:
+        for name, schema in spider.schemas.items():
+            asked += [("template", question) for question in easy_questions(name, schema)]
+        asked = [(source, question) for source, question in asked if is_short(question, spider)]
+    for source, question in asked:
         if not tells_apart(question, databases / question.database):
             continue
         schema = written_schema(spider.schemas[question.database], question.table if short else None)
         place = f"{databases.name}/{question.database}"
-        found.append({"question": question.text, "schema": schema, "database": place, "gold": question.gold})
+        task = {"question": question.text, "schema": schema, "database": place, "gold": question.gold}
+        found.append({**task, "source": source})
     return found
 
 
@@ -91,7 +97,7 @@ def main() -> None:
     parser.add_argument("--spider", type=Path, help="Spider's own folder, with database/; default: the dev set alone")
     parser.add_argument("--questions", nargs="+", default=["dev.json"], help="files of questions in it")
     parser.add_argument("--all", action="store_true", help="questions of any length, with whole schemas")
-    parser.add_argument("--heldout", type=int, default=96, help="at most so many held-out tasks")
+    parser.add_argument("--heldout", type=int, default=96, help="at most so many held-out tasks, Spider's own first")
     arguments = parser.parse_args()
     source = arguments.spider or dev_set(FOLDER / ".cache")
     spider = read_spider(source, tuple(arguments.questions))
@@ -104,6 +110,7 @@ def main() -> None:
     made = tasks(spider, databases, short=not arguments.all)
     heldout = [task for task in made if task["database"] in apart]
     random.Random("heldout").shuffle(heldout)
+    heldout.sort(key=lambda task: task["source"])  # Spider's own first: they are fewer
     write(FOLDER / "train.jsonl", [task for task in made if task["database"] not in apart])
     write(FOLDER / "heldout.jsonl", heldout[: arguments.heldout])
 

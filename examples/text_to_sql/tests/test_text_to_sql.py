@@ -145,10 +145,15 @@ def test_spiders_own_folder_becomes_tasks_split_by_database(example: Path) -> No
         for name in ("train", "heldout")
     )
     assert {task["database"] for task in train}.isdisjoint(task["database"] for task in heldout)
-    assert [(task["schema"], task["gold"]) for task in train] == [
-        ("singer(id, name, age)", GOLD),
-        ("singer(id, name, age)", "SELECT count(*) FROM singer"),
-    ]
+    own = [(task["schema"], task["gold"]) for task in train if task["source"] == "spider"]
+    assert own == [("singer(id, name, age)", GOLD), ("singer(id, name, age)", "SELECT count(*) FROM singer")]
+    made = {task["question"]: task["gold"] for task in train if task["source"] == "template"}
+    assert made["What is the average age of the singers?"] == "SELECT avg(age) FROM singer"
+
+
+@pytest.mark.parametrize("name", ["Song_releaseYear", "SONG_RELEASE_YEAR", "song release year"])
+def test_a_name_is_said_in_words(name: str) -> None:
+    assert function("templates.py:said_as")(name) == "song release year"
 
 
 def test_made_up_rows_keep_the_keys_and_hold_what_is_asked_for(tmp_path: Path) -> None:

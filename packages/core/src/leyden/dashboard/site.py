@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.applications import Starlette
@@ -34,7 +35,7 @@ _HEADERS = {
     "frame-ancestors 'none'",
     "X-Frame-Options": "DENY",
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",  # no-referrer would make the Origin of our own form null
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
@@ -138,8 +139,8 @@ class _Shown:
         if is_rebound(request) or is_foreign(request):
             raise HTTPException(403, "this request was sent by another site's page")
         if request.method == "POST":
-            form = await request.form()
-            entered = self._site.door.knows(str(form.get("key", "")))
+            form = parse_qs((await request.body()).decode(errors="replace"))
+            entered = self._site.door.knows(form.get("key", [""])[0])
             problem = "" if entered else "That is not the operator's key."
         else:
             token = request.query_params.get("token", "")

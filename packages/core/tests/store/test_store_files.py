@@ -3,16 +3,11 @@ import random
 import sqlite3
 from pathlib import Path
 
-import alembic.command
-import alembic.config
 import pytest
-from sqlalchemy import create_engine
 
-import leyden.store.migrations
 from leyden.errors import BadConfig
 from leyden.merge import merge
 from leyden.store import SqlStore
-from leyden.store.schema import metadata
 from leyden.types import Attempt, Call, Choice, Request, Rollout
 
 
@@ -51,62 +46,11 @@ async def test_a_store_is_there_again_when_it_is_opened_again(tmp_path: Path) ->
     await again.close()
 
 
-def test_a_database_that_is_not_ours_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "other.sqlite"
-    with sqlite3.connect(path) as connection:
-        connection.execute("CREATE TABLE songs (name TEXT)")
-    connection.close()
-    with pytest.raises(BadConfig, match="holds other tables \\(songs\\)"):
-        SqlStore.open(path)
-
-
-async def test_a_database_of_a_newer_leyden_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "store.sqlite"
-    await SqlStore.open(path).close()
-    with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = '9999'")
-    connection.close()
-    with pytest.raises(BadConfig, match="written by a newer Leyden"):
-        SqlStore.open(path)
-
-
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("not a database, but long enough to be read as one" * 10)
     with pytest.raises(BadConfig, match="file is not a database"):
         SqlStore.open(path)
-
-
-async def test_the_migrations_make_the_tables_that_the_code_expects(tmp_path: Path) -> None:
-    path = tmp_path / "store.sqlite"
-    await SqlStore.open(path).close()
-    with sqlite3.connect(path) as connection:
-        for table in metadata.tables.values():
-            columns = {row[1] for row in connection.execute(f"PRAGMA table_info({table.name})")}
-            assert columns == {column.name for column in table.columns}
-            indexes = {row[1] for row in connection.execute(f"PRAGMA index_list({table.name})")}
-            assert {index.name for index in table.indexes} <= indexes
-    connection.close()
-
-
-async def test_a_store_of_the_first_schema_is_brought_up_to_date_with_what_is_in_it(tmp_path: Path) -> None:
-    path = tmp_path / "store.sqlite"
-    config = alembic.config.Config()
-    config.set_main_option("script_location", str(Path(leyden.store.migrations.__file__).parent))
-    engine = create_engine(f"sqlite:///{path}")
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        alembic.command.upgrade(config, "0001")
-        body = Rollout(id="old", task="x").model_dump_json(include={"id", "group_id", "task", "created_at"})
-        body = body.removesuffix("}") + ',"max_attempts":3}'
-        columns = "id, group_id, run, mode, status, attempt, body"
-        row = ("old", "g", "", "trace", "queued", 1, body)
-        connection.exec_driver_sql(f"INSERT INTO rollouts ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", row)
-    engine.dispose()
-    store = SqlStore.open(path)
-    (claim,) = await store.claim("me", limit=1, lease_s=600)
-    assert (claim.rollout.task, claim.rollout.attempt, claim.rollout.released) == ("x", 2, 0)
-    await store.close()
 
 
 async def test_a_long_conversation_costs_what_is_new_in_each_turn(tmp_path: Path) -> None:

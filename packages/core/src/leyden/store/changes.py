@@ -12,11 +12,13 @@ from typing import TypeVar
 
 from sqlalchemy import Connection
 
-__all__ = ["QUEUE", "Changes", "calls_of", "end_of", "take_touched", "touch"]
+__all__ = ["LEASES", "QUEUE", "Changes", "calls_of", "end_of", "take_touched", "touch"]
 
 T = TypeVar("T")
 QUEUE = "queue"
 """There is something to claim."""
+LEASES = "leases"
+"""A lease began, or ends at another time."""
 _TOUCHED = "leyden_touched"
 
 
@@ -47,9 +49,10 @@ class Changes:
         self._lock = threading.Lock()
         self._waiters: defaultdict[str, dict[asyncio.Event, asyncio.AbstractEventLoop]] = defaultdict(dict)
 
-    def notify(self, topics: Collection[str]) -> None:
-        """These were committed; called on the writer's thread."""
+    def notify(self, topics: Collection[str] | None) -> None:
+        """These were committed (None: whatever it was), here or by another server."""
         with self._lock:
+            topics = list(self._waiters) if topics is None else topics
             waiters = {event: loop for topic in topics for event, loop in self._waiters.get(topic, {}).items()}
         for event, loop in waiters.items():
             with suppress(RuntimeError):  # its loop was closed meanwhile; nobody waits there any more

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 
 from leyden.errors import Conflict, LeaseLost, NotFound
 from leyden.store import facets
-from leyden.store.changes import QUEUE, end_of, touch
+from leyden.store.changes import LEASES, QUEUE, end_of, touch
 from leyden.store.schema import calls, rewards, rollouts
 from leyden.types import Failure, Outcome, Rollout
 
@@ -67,7 +67,7 @@ def claim(connection: Connection, runner: str, limit: int, lease_s: float) -> li
     expire(connection)
     now = time.time()
     queued = select(rollouts.c.id).where(rollouts.c.status == "queued").order_by(rollouts.c.seq).limit(limit)
-    ids = list(connection.execute(queued.with_for_update(skip_locked=True)).scalars())
+    ids = list(connection.execute(queued).scalars())
     connection.execute(
         update(rollouts)
         .where(rollouts.c.id.in_(ids))
@@ -79,6 +79,8 @@ def claim(connection: Connection, runner: str, limit: int, lease_s: float) -> li
             started_at=now,
         )
     )
+    if ids:
+        touch(connection, LEASES)
     taken = {row.id: row for row in _select(connection, ids)}
     return [to_rollout(taken[rollout_id]) for rollout_id in ids]
 
@@ -101,6 +103,8 @@ def heartbeat(connection: Connection, runner: str, held: Sequence[tuple[str, int
     expire(connection)
     ids = _held(connection, runner, held)
     connection.execute(update(rollouts).where(rollouts.c.id.in_(ids)).values(lease_until=time.time() + lease_s))
+    if ids:
+        touch(connection, LEASES)
     return ids
 
 

@@ -1,15 +1,17 @@
 """The tables. Portable SQL only; what is large and repeats (prompts, messages) is in `blocks`, once."""
 
-from sqlalchemy import Column, Float, Index, Integer, LargeBinary, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, Column, Float, Index, Integer, LargeBinary, MetaData, String, Table, Text
 
 __all__ = ["blocks", "calls", "credits", "endpoints", "labels", "metadata", "rewards", "rollouts", "runs", "steps"]
 
 metadata = MetaData()
 
+_CURSOR = BigInteger().with_variant(Integer, "sqlite")  # SQLite's integers are 64 bits wide under this name only
+
 rollouts = Table(
     "rollouts",
     metadata,
-    Column("seq", Integer, primary_key=True, autoincrement=True),  # the cursor: order of queueing
+    Column("seq", _CURSOR, primary_key=True, autoincrement=True),  # the cursor: order of queueing
     Column("id", String(200), nullable=False, unique=True),
     Column("group_id", String(200), nullable=False),
     Column("run", String(200), nullable=False),
@@ -64,7 +66,7 @@ blocks = Table(
 rewards = Table(
     "rewards",
     metadata,
-    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("seq", _CURSOR, primary_key=True, autoincrement=True),
     Column("id", String(200), nullable=False, unique=True),
     Column("rollout_id", String(200), nullable=False),
     Column("attempt", Integer, nullable=False),

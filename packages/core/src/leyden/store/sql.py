@@ -1,4 +1,7 @@
-"""The store on SQL: SQLite in WAL mode, or PostgreSQL. Writes go through one thread, reads through others."""
+"""The store on SQL: SQLite in WAL mode, or PostgreSQL. Writes go through one thread, reads through others.
+
+Several servers may share a PostgreSQL database: they take turns at writing, and tell each other what they changed.
+"""
 
 import asyncio
 import contextlib
@@ -7,23 +10,26 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, create_engine, delete, event, make_url, select
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Connection, Engine, delete, select
+from sqlalchemy.exc import DataError, SQLAlchemyError
 
-from leyden.errors import BadConfig, BadInput, Conflict, NotFound, Unreachable
+from leyden.errors import BadInput, Conflict, NotFound, Unreachable
 from leyden.merge import merge
 from leyden.store import blocks, lifecycle, records
 from leyden.store import runs as run_records
 from leyden.store.call_rows import heads
 from leyden.store.changes import QUEUE, Changes, calls_of, end_of
 from leyden.store.completeness import check
-from leyden.store.migrations import migrate
+from leyden.store.engine import open_engine, reading, writing
 from leyden.store.schema import calls, credits, endpoints, labels, rewards, rollouts
 from leyden.store.settling import Settling
 from leyden.store.writer import Writer
 from leyden.types import Call, Claim, Credit, Endpoint, Mode, Outcome, Page, Reward, Rollout, RolloutStatus, Run, Step
+
+if TYPE_CHECKING:
+    from leyden.store.announcements import Announcements, Heard
 
 __all__ = ["SqlStore"]
 
@@ -37,13 +43,25 @@ class SqlStore:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._reading = reading(engine)
         self._changes = Changes()
         self._settling = Settling()
-        self._writer = Writer(_writing(engine), tick=lifecycle.expire, changed=self._changed)
+        self._writer = Writer(writing(engine), tick=lifecycle.expire, changed=self._changed, announce=self._announce)
+        self._announcements = _announcements(engine, self._heard)
 
     def _changed(self, touched: Collection[str]) -> None:
         self._settling.tell()
         self._changes.notify(touched)
+
+    def _announce(self, connection: Connection, touched: Collection[str], next_tick: float | None) -> None:
+        if self._announcements is not None:
+            self._announcements.tell(connection, touched, next_tick)
+
+    def _heard(self, topics: Collection[str] | None, next_tick: float | None) -> None:
+        """Another server changed these topics (None: it may be any)."""
+        if next_tick is not None:
+            self._writer.remind(next_tick)
+        self._changes.notify(topics)
 
     @classmethod
     def open(cls, place: str | Path) -> Self:
@@ -52,22 +70,7 @@ class SqlStore:
         Raises:
             BadConfig: it is not a Leyden store, it was written by a newer Leyden, or it cannot be opened.
         """
-        try:
-            url = make_url(str(place)) if "://" in str(place) else _sqlite(Path(place))
-            engine = create_engine(url)
-        except (SQLAlchemyError, ImportError) as error:
-            raise BadConfig(
-                f"cannot open the store: {error}; give a file, or a URL whose driver is installed"
-            ) from error
-        if engine.dialect.name == "sqlite":
-            event.listen(engine, "connect", _prepare_sqlite)
-            event.listen(engine, "begin", _begin)
-        try:
-            _migrate(engine, repr(url))
-        except BadConfig:
-            engine.dispose()
-            raise
-        return cls(engine)
+        return cls(open_engine(place))
 
     async def _write(self, operation: Callable[[Connection], T]) -> T:
         return await self._settling.result(self._writer.submit(operation))
@@ -77,8 +80,10 @@ class SqlStore:
 
     def _read_now(self, operation: Callable[[Connection], T]) -> T:
         try:
-            with self._engine.connect() as connection:
+            with self._reading.connect() as connection:
                 return operation(connection)
+        except DataError as error:
+            raise BadInput(f"the database refused a value: {error.orig}; no record has it") from error
         except SQLAlchemyError as error:
             raise Unreachable(f"the store could not read: {getattr(error, 'orig', None) or error}") from error
 
@@ -296,7 +301,18 @@ class SqlStore:
     async def close(self) -> None:
         """See `Store.close`."""
         await asyncio.to_thread(self._writer.close)
+        if self._announcements is not None:
+            await asyncio.to_thread(self._announcements.close)
         self._engine.dispose()
+
+
+def _announcements(engine: Engine, heard: "Heard") -> "Announcements | None":
+    """What other servers on the database are told, and tell; a file has one server."""
+    if engine.dialect.name != "postgresql":
+        return None
+    from leyden.store import announcements  # its driver is there only where it was asked for
+
+    return announcements.Announcements(engine, heard)
 
 
 def _check_lease(lease_s: float) -> None:
@@ -340,31 +356,3 @@ def _delete(connection: Connection, rollout_ids: Sequence[str]) -> None:
 
 def _batches(ids: Sequence[str]) -> list[Sequence[str]]:
     return [ids[start : start + _MANY] for start in range(0, len(ids), _MANY)]
-
-
-def _sqlite(file: Path) -> URL:
-    return URL.create("sqlite", database=str(file.absolute()))
-
-
-def _migrate(engine: Engine, name: str) -> None:
-    try:
-        migrate(_writing(engine), name)
-    except SQLAlchemyError as error:
-        cause = getattr(error, "orig", None) or error
-        raise BadConfig(f"cannot open {name}: {cause}; is it a Leyden store, in a folder that is there?") from error
-
-
-def _writing(engine: Engine) -> Engine:
-    """The same engine, whose transactions take SQLite's write lock at their start rather than fail in their middle."""
-    return engine.execution_options(leyden_writing=True)
-
-
-def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # we say BEGIN ourselves
-    for pragma in ("busy_timeout = 10000", "journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _begin(connection: Connection) -> None:
-    writing = connection.get_execution_options().get("leyden_writing")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")

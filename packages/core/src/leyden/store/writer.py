@@ -41,17 +41,24 @@ class _Pending:
 class Writer:
     """Runs operations in their order. `tick` runs on the thread at the UNIX time that it returned last, for leases.
 
-    `changed` hears after each commit which topics (`leyden.store.changes.touch`) it touched.
+    `changed` hears after each commit which topics (`leyden.store.changes.touch`) it touched; `announce` just before, on
+    the connection that is committed, with the time of the next tick.
     """
 
     def __init__(
-        self, engine: Engine, *, tick: Callable[[Connection], float | None], changed: Callable[[Collection[str]], None]
+        self,
+        engine: Engine,
+        *,
+        tick: Callable[[Connection], float | None],
+        changed: Callable[[Collection[str]], None],
+        announce: Callable[[Connection, Collection[str], float | None], None],
     ) -> None:
         self._engine = engine
         self._tick = tick
         self._changed = changed
+        self._announce = announce
         self._next_tick: float | None = 0.0
-        self._waiting: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[_Pending | float | None] = queue.SimpleQueue()
         self._door = threading.Lock()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="leyden-store-writer", daemon=True)
@@ -85,6 +92,10 @@ class Writer:
         if self._next_tick is None or when < self._next_tick:
             self._next_tick = when
 
+    def remind(self, when: float) -> None:
+        """As `tick_by`, from any thread: another server leased something until then."""
+        self._waiting.put(when)
+
     def close(self) -> None:
         """Finish what was submitted, then end the thread."""
         with self._door:
@@ -114,7 +125,10 @@ class Writer:
         try:
             item = self._waiting.get(timeout=self._sleep_s())
             while item is not None:
-                taken.append(item)
+                if isinstance(item, _Pending):
+                    taken.append(item)
+                else:
+                    self.tick_by(item)
                 if len(taken) == _MOST:
                     return taken, True
                 item = self._waiting.get_nowait()
@@ -132,6 +146,7 @@ class Writer:
         touched: set[str] = set()
         results: list[tuple[Future[Any], Any]] = []
         refused: list[tuple[Future[Any], Exception]] = []
+        committing = False
         try:
             with self._engine.connect() as connection, connection.begin():
                 for pending, result in _done(connection, wanted):
@@ -140,10 +155,13 @@ class Writer:
                     else:
                         results.append((pending.future, result))
                 touched = take_touched(connection)
+                if touched:
+                    self._announce(connection, touched, self._next_tick)
+                committing = True
         except SQLAlchemyError as error:
-            # A full disk, a lost connection: nothing of this batch was kept, and everybody hears it.
+            # A full disk, a lost connection: everybody of this batch hears it.
             self._next_tick = time.time() + _TICK_AGAIN_S
-            refused = [(pending.future, _unreachable(error)) for pending in wanted]
+            refused = [(pending.future, _unreachable(error, committing=committing)) for pending in wanted]
             results = []
         for future, error in refused:
             future.set_exception(error)
@@ -212,6 +230,7 @@ def _told(error: Exception) -> Exception:
     return error
 
 
-def _unreachable(error: SQLAlchemyError) -> Unreachable:
+def _unreachable(error: SQLAlchemyError, *, committing: bool = False) -> Unreachable:
     cause = getattr(error, "orig", None) or error
-    return Unreachable(f"the store could not write: {cause}; nothing of this was kept, try again once that is mended")
+    kept = "whether this was kept is not known, and to repeat it is safe" if committing else "nothing of this was kept"
+    return Unreachable(f"the store could not write: {cause}; {kept}, try again once that is mended")

@@ -6,12 +6,14 @@ from alembic import op
 revision = "0001"
 down_revision = None
 
+_CURSOR = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+
 
 def upgrade() -> None:
     """Make all tables."""
     op.create_table(
         "rollouts",
-        sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
+        sa.Column("seq", _CURSOR, primary_key=True, autoincrement=True),
         sa.Column("id", sa.String(200), nullable=False, unique=True),
         sa.Column("group_id", sa.String(200), nullable=False),
         sa.Column("run", sa.String(200), nullable=False),
@@ -55,7 +57,7 @@ def _make_the_others() -> None:
     )
     op.create_table(
         "rewards",
-        sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
+        sa.Column("seq", _CURSOR, primary_key=True, autoincrement=True),
         sa.Column("id", sa.String(200), nullable=False, unique=True),
         sa.Column("rollout_id", sa.String(200), nullable=False),
         sa.Column("attempt", sa.Integer, nullable=False),

@@ -25,9 +25,10 @@ PAGES = {
     "rollouts": "/rollouts",
     "group": "/groups/sql-team-2-s24-g0",
     "rollout": "/rollouts/sql-team-2-s24-g0-r0",
+    "calls": "/rollouts/sql-team-2-s24-g0-r0#colour",
     "live": "/live",
 }
-DOCS = (("run", "light"), ("rollout", "light"), ("group", "dark"))
+DOCS = (("run", "light"), ("rollout", "light"), ("calls", "light"), ("group", "dark"))
 SIZES = {"light": (1280, 860), "dark": (1280, 860), "phone": (390, 844)}
 
 
@@ -35,7 +36,9 @@ async def take(browser: Browser, server: BackgroundServer, name: str, look: str,
     """One picture."""
     width, height = SIZES[look]
     scheme = "dark" if look == "dark" else "light"
-    context = await browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+    context = await browser.new_context(
+        viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce"
+    )
     page = await context.new_page()
     await page.goto(server.dashboard)
     await page.wait_for_url("**/dashboard/")

@@ -1,6 +1,7 @@
-"""What a run writes down as it goes: metrics as JSON lines and for TensorBoard, one record a step."""
+"""What a run writes down as it goes: metrics as JSON lines, for TensorBoard and for the store, one record a step."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -8,7 +9,14 @@ from typing import Self
 
 from torch.utils.tensorboard import SummaryWriter
 
-__all__ = ["Journal"]
+from leyden.types import Step
+
+__all__ = ["Journal", "noted_step"]
+
+
+def noted_step(run: str, step: int, metrics: Mapping[str, float]) -> Step:
+    """The record for the store. JSON has no NaN and no infinity: such figures are in the journal's files alone."""
+    return Step(run=run, step=step, metrics={name: value for name, value in metrics.items() if math.isfinite(value)})
 
 
 class Journal:

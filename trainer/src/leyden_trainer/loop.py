@@ -18,7 +18,7 @@ from pydantic import JsonValue
 
 from leyden.errors import TrainingStopped
 from leyden.store.protocol import Store
-from leyden.types import Rollout, Step
+from leyden.types import Rollout
 from leyden_trainer.assignment import Assignment, assigned, has_signal
 from leyden_trainer.backend import BEFORE_WARM_START, Backend, StepStats
 from leyden_trainer.config import TrainConfig
@@ -26,7 +26,7 @@ from leyden_trainer.credit import CreditMethod
 from leyden_trainer.crediting import credits_of
 from leyden_trainer.demonstrations import Demonstration
 from leyden_trainer.experience import Batch, Collecting, collect_batch, finish_all, read_members, standard_error
-from leyden_trainer.journal import Journal
+from leyden_trainer.journal import Journal, noted_step
 from leyden_trainer.rewarding import Rewarding
 from leyden_trainer.screen import Screen
 from leyden_trainer.summary import StepRecord, Summary
@@ -204,7 +204,7 @@ class Loop:
 
     async def _note(self, step: int, metrics: Mapping[str, float]) -> None:
         self.journal.write(step, metrics)
-        await self.store.note([Step(run=self.run_name, step=step, metrics=dict(metrics))])
+        await self.store.note([noted_step(self.run_name, step, metrics)])
 
     def _reached(self) -> bool:
         wanted = self.config.trainer.stop_at

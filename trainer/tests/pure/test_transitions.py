@@ -2,6 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from leyden import continuity
 from leyden.types import Attempt, Call, Choice
 from leyden_trainer.transitions import IncompleteRollout, Transition, merge_rate, transitions
 
@@ -104,7 +105,10 @@ def test_a_call_without_all_its_tokens_continues_nothing() -> None:
 tokens = st.lists(st.integers(0, 3), min_size=1, max_size=4).map(tuple)
 
 
-@given(st.lists(st.tuples(tokens, st.lists(tokens, min_size=1, max_size=2)), min_size=1, max_size=6))
+MADE = st.lists(st.tuples(tokens, st.lists(tokens, min_size=1, max_size=2)), min_size=1, max_size=6)
+
+
+@given(MADE)
 def test_every_sampled_token_is_trained_exactly_once(made: list[tuple[tuple[int, ...], list[tuple[int, ...]]]]) -> None:
     calls = [call(f"{number}", prompt, *answers, at=number) for number, (prompt, answers) in enumerate(made)]
     built = rows(*calls)
@@ -116,3 +120,13 @@ def test_every_sampled_token_is_trained_exactly_once(made: list[tuple[tuple[int,
         for span in row.spans:
             assert row.token_ids[span.start : span.stop] == made[int(span.call_id)][1][span.choice]
             assert row.token_ids[: span.start] == made[int(span.call_id)][0]
+
+
+@given(MADE)
+def test_the_rows_that_are_shown_are_those_that_are_trained(
+    made: list[tuple[tuple[int, ...], list[tuple[int, ...]]]],
+) -> None:
+    calls = [call(f"{number}", prompt, *answers, at=number) for number, (prompt, answers) in enumerate(made)]
+    shown = [(row.tokens, row.calls) for row in continuity.rows(calls)]
+    trained = [(row.token_ids, [(span.call_id, span.choice) for span in row.spans]) for row in rows(*calls)]
+    assert shown == trained

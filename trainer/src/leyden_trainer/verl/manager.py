@@ -18,11 +18,12 @@ from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
 from leyden.client import HttpStore
 from leyden.errors import LeydenError, TrainingStopped
-from leyden.types import Credit, Endpoint, Rollout, Run, Step
+from leyden.types import Credit, Endpoint, Rollout, Run
 from leyden_trainer.assignment import has_signal
 from leyden_trainer.config import TrainConfig
 from leyden_trainer.credit import CreditMethod
 from leyden_trainer.experience import Batch, Collecting, Member, collect_batch, finish_all, read_members
+from leyden_trainer.journal import noted_step
 from leyden_trainer.judge import Judge
 from leyden_trainer.rewarding import Rewarding
 from leyden_trainer.rules import load_rules
@@ -118,7 +119,7 @@ class RolloutManager:
 
     def note(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write down what the step measured, for who watches."""
-        self._wait(self._store.note([Step(run=self._run, step=step, metrics=dict(metrics))]))
+        self._wait(self._store.note([noted_step(self._run, step, metrics)]))
 
     async def _guarded(self, work: Coroutine[Any, Any, None], uids: Sequence[str], partition: str) -> None:
         """However it ends, every prompt gets a last status: verl's trainer waits for no less."""

@@ -49,7 +49,7 @@ async def live_page(site: Site, _: Request) -> Page:
             {**endpoint.model_dump(mode="json", exclude={"key"}), "url": host(endpoint.url)} for endpoint in endpoints
         ],
     }
-    return Page("live.html", values, data)
+    return Page("live.html", lambda: values, lambda: data)
 
 
 def _traffic(seconds: list[Second], now: int) -> Chart | None:

@@ -1,6 +1,6 @@
 """Pages of rollouts: the list, a group side by side, one rollout, one call."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import urlencode
@@ -43,11 +43,13 @@ async def listing_page(site: Site, request: Request) -> Page:
         "choices": {"runs": runs, "agents": agents, "reasons": reasons, "statuses": _STATUSES, "modes": _MODES},
         "next_query": urlencode({**given, "before": listed.next}) if listed.next is not None else None,
     }
-    data = {
-        "rollouts": [{**rollout.model_dump(mode="json"), "return": total} for rollout, total in listed.rollouts],
-        "next": listed.next,
-    }
-    return Page("rollouts.html", values, data)
+    return Page(
+        "rollouts.html", lambda: values, lambda: {"rollouts": _rated_json(listed.rollouts), "next": listed.next}
+    )
+
+
+def _rated_json(rated: Sequence[tuple[Rollout, float | None]]) -> list[dict[str, Any]]:
+    return [{**rollout.model_dump(mode="json"), "return": total} for rollout, total in rated]
 
 
 def _filter(request: Request) -> Filter:
@@ -94,6 +96,12 @@ class ShownCall:
         return self.credits[-1] if self.credits else None
 
     @property
+    def sampled(self) -> int:
+        """How many tokens were sampled."""
+        choices = self.call.answer.choices if self.call.answer else ()
+        return sum(len(choice.token_ids or ()) for choice in choices)
+
+    @property
     def agent(self) -> str:
         path = self.call.structure.agent if self.call.structure else ()
         return " / ".join(path) or "unstructured"
@@ -114,8 +122,8 @@ class Whole:
         values = [reward.value for reward in self.rewards if reward.agent is None and reward.call_id is None]
         return sum(values) if values else None
 
-    @property
     def json(self) -> dict[str, Any]:
+        """As `leyden show --json`, and the training rows."""
         parts: dict[str, Any] = {"rollout": self.rollout.model_dump(mode="json")}
         for name in ("calls", "rewards", "credits"):
             parts[name] = [item.model_dump(mode="json") for item in getattr(self, name)]
@@ -137,38 +145,39 @@ async def rollout_page(site: Site, request: Request) -> Page:
     members = await _members(site, rollout.group_id)
     tokenizer = next((run.tokenizer for run in await site.store.runs() if run.name == rollout.run), None)
     text = text_of(tokenizer)
-    place = next((i for i, (member, _) in enumerate(members) if member.id == rollout.id), 0)
-    values = {
-        "whole": whole,
-        "rollout": rollout,
-        "calls": _shown(whole, text),
-        "timeline": time_rows(whole.calls),
-        "rows": trained_rows(whole.calls),
-        "members": members,
-        "before": members[place - 1][0].id if place else None,
-        "after": members[place + 1][0].id if place + 1 < len(members) else None,
-        "as_text": text is not None,
-        "most_tokens": MOST,
-    }
+    ids = [member.id for member, _ in members]
+    place = ids.index(rollout.id) if rollout.id in ids else len(ids)
+
+    def values() -> dict[str, Any]:
+        return {
+            "whole": whole,
+            "rollout": rollout,
+            "calls": _shown(whole, text, most=MOST),
+            "timeline": time_rows(whole.calls),
+            "rows": trained_rows(whole.calls),
+            "members": members,
+            "before": ids[place - 1] if 0 < place < len(ids) else None,
+            "after": ids[place + 1] if place + 1 < len(ids) else None,
+            "as_text": text is not None,
+        }
+
     return Page("rollout.html", values, whole.json)
 
 
-def _shown(whole: Whole, text: Any) -> list[ShownCall]:
+def _shown(whole: Whole, text: Callable[[int], str] | None, *, most: int) -> list[ShownCall]:
+    """The calls, with so many tokens between them."""
     largest = largest_advantage([credit.advantage for credit in whole.credits])
     found: list[ShownCall] = []
     for made in made_calls(whole.calls):
         call = made.call
         credits = [credit for credit in whole.credits if credit.call_id == call.id]
         advantage = credits[-1].advantage if credits else None
-        answers = [
-            Answer(
-                content(choice.message),
-                choice.finish_reason,
-                shown_tokens(choice, text, advantage=advantage, largest=largest),
-                max(len(choice.token_ids or ()) - MOST, 0),
-            )
-            for choice in (call.answer.choices if call.answer else ())
-        ]
+        answers: list[Answer] = []
+        for choice in call.answer.choices if call.answer else ():
+            tokens = shown_tokens(choice, text, advantage=advantage, largest=largest, most=most)
+            most -= len(tokens)
+            left_out = len(choice.token_ids or ()) - len(tokens)
+            answers.append(Answer(content(choice.message), choice.finish_reason, tokens, left_out))
         rewards = [reward for reward in whole.rewards if reward.call_id == call.id]
         found.append(ShownCall(made, answers, rewards, credits))
     return found
@@ -187,21 +196,23 @@ async def group_page(site: Site, request: Request) -> Page:
     rated = [(total, rollout) for rollout, total in members if total is not None]
     ends = _ends(rated)
     sides = [(name, await _read(site, rollout)) for name, rollout in ends]
-    values = {
-        "group_id": group_id,
-        "task": members[0][0].task,
-        "task_id": members[0][0].task_id,
-        "members": members,
-        "best_first": sorted(members, key=lambda member: (member[1] is None, -(member[1] or 0.0))),
-        "sides": [(name, whole, _shown(whole, None)) for name, whole in sides],
-        "mean": sum(total for total, _ in rated) / len(rated) if rated else None,
-        "said": _SAID,
-    }
-    data = {
-        "group_id": group_id,
-        "members": [{**rollout.model_dump(mode="json"), "return": total} for rollout, total in members],
-        "sides": {name: whole.json for name, whole in sides},
-    }
+
+    def values() -> dict[str, Any]:
+        return {
+            "group_id": group_id,
+            "task": members[0][0].task,
+            "task_id": members[0][0].task_id,
+            "members": members,
+            "best_first": sorted(members, key=lambda member: (member[1] is None, -(member[1] or 0.0))),
+            "sides": [(name, whole, _shown(whole, None, most=0)) for name, whole in sides],
+            "mean": sum(total for total, _ in rated) / len(rated) if rated else None,
+            "said": _SAID,
+        }
+
+    def data() -> dict[str, Any]:
+        whole = {name: whole.json() for name, whole in sides}
+        return {"group_id": group_id, "members": _rated_json(members), "sides": whole}
+
     return Page("group.html", values, data)
 
 
@@ -220,4 +231,4 @@ def _ends(rated: Sequence[tuple[float, Rollout]]) -> list[tuple[str, Rollout]]:
 async def call_page(site: Site, request: Request) -> Page:
     """One call, as JSON."""
     call = await site.store.call(request.path_params["id"])
-    return Page("", {}, call.model_dump(mode="json"))
+    return Page("", dict, lambda: call.model_dump(mode="json"))

@@ -13,7 +13,7 @@ from leyden.dashboard.curves import Measured, compared, learning_curve, of_run
 from leyden.dashboard.site import Page, Site
 from leyden.dashboard.wording import public
 from leyden.errors import BadInput, NotFound
-from leyden.types import Run
+from leyden.types import Run, Step
 
 __all__ = ["compare_page", "run_page", "runs_page"]
 
@@ -58,7 +58,7 @@ async def runs_page(site: Site, _: Request) -> Page:
     data = {"runs": [_run_json(run) for run in runs], "others": others}
     older = [run.name for run in runs[_MOST_LISTED:]]
     values = {"listed": listed, "older": older, "others": others}
-    return Page("runs.html", values, data)
+    return Page("runs.html", lambda: values, lambda: data)
 
 
 def _run_json(run: Run) -> dict[str, Any]:
@@ -78,17 +78,25 @@ async def run_page(site: Site, request: Request) -> Page:
     listed = await _listed(site, run)
     steps = listed.measured.steps
     columns = ("reward", "heldout", "entropy", "kl", "clip_fraction", "mismatch", "tokens", "seconds")
-    values = {
-        "run": run,
-        "listed": listed,
-        "curve": learning_curve(listed.measured),
-        "charts": of_run(listed.measured),
-        "config": flattened(public(dict(run.config))),
-        "columns": columns,
-        "steps": list(reversed(steps))[:500],
-        "others": [other.name for other in await site.store.runs() if other.name != run.name],
-    }
-    return Page("run.html", values, {"run": _run_json(run), "steps": [step.model_dump(mode="json") for step in steps]})
+    others = [other.name for other in await site.store.runs() if other.name != run.name]
+
+    def values() -> dict[str, Any]:
+        return {
+            "run": run,
+            "listed": listed,
+            "curve": learning_curve(listed.measured),
+            "charts": of_run(listed.measured),
+            "config": flattened(public(dict(run.config))),
+            "columns": columns,
+            "steps": list(reversed(steps))[:500],
+            "others": others,
+        }
+
+    return Page("run.html", values, lambda: {"run": _run_json(run), "steps": _steps_json(steps)})
+
+
+def _steps_json(steps: Sequence[Step]) -> list[dict[str, Any]]:
+    return [step.model_dump(mode="json") for step in steps]
 
 
 async def compare_page(site: Site, request: Request) -> Page:
@@ -98,15 +106,22 @@ async def compare_page(site: Site, request: Request) -> Page:
         raise BadInput(f"{len(names)} runs were given; at most {_MOST_COMPARED} can be told apart in one chart")
     runs = [await _run(site, name) for name in names]
     listed = [await _listed(site, run) for run in runs]
-    values = {
-        "listed": listed,
-        "charts": compared([one.measured for one in listed]) if listed else [],
-        "differences": differences([flattened(public(dict(run.config))) for run in runs]),
-        "all": [run.name for run in await site.store.runs()],
-        "names": names,
-    }
-    steps = {one.run.name: [step.model_dump(mode="json") for step in one.measured.steps] for one in listed}
-    return Page("compare.html", values, {"runs": [_run_json(run) for run in runs], "steps": steps})
+    known = [run.name for run in await site.store.runs()]
+
+    def values() -> dict[str, Any]:
+        return {
+            "listed": listed,
+            "charts": compared([one.measured for one in listed]) if listed else [],
+            "differences": differences([flattened(public(dict(run.config))) for run in runs]),
+            "all": known,
+            "names": names,
+        }
+
+    def data() -> dict[str, Any]:
+        steps = {one.run.name: _steps_json(one.measured.steps) for one in listed}
+        return {"runs": [_run_json(run) for run in runs], "steps": steps}
+
+    return Page("compare.html", values, data)
 
 
 def flattened(config: dict[str, Any], above: str = "") -> dict[str, Any]:

@@ -43,12 +43,13 @@ _HEADERS = {
 
 @dataclass(frozen=True)
 class Page:
-    """What an address shows: values for a template, and the same as JSON."""
+    """What an address shows: values for a template, and the same as JSON. Both are made only if they are wanted, in a
+    thread: model calls go through the same event loop, and a long rollout takes a while to write out."""
 
     template: str
     """Empty: it has no page, only JSON."""
-    values: Mapping[str, Any]
-    data: Any
+    values: Callable[[], Mapping[str, Any]]
+    data: Callable[[], Any]
 
 
 @dataclass
@@ -115,10 +116,10 @@ class _Shown:
             before = await self._site.pulse()  # what happens while the page is made makes it load again
             page = await handler(self._site, request)
             if request.query_params.get("as") == "json" or not page.template:
-                return _json(page.data)
+                return await asyncio.to_thread(lambda: _json(page.data()))
             json_query = str(request.url.include_query_params(**{"as": "json"}).query)
-            values = {"here": request.url.path, "json_query": json_query, "pulse": before, **page.values}
-            response = self._html(page.template, values)
+            shared = {"here": request.url.path, "json_query": json_query, "pulse": before}
+            response = await asyncio.to_thread(lambda: self._html(page.template, {**shared, **page.values()}))
             if "authorization" not in request.headers:
                 self._site.door.let_in(request, response)
             return response

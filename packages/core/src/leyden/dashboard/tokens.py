@@ -12,8 +12,8 @@ from leyden.types import Choice
 
 __all__ = ["MOST", "Token", "largest_advantage", "shown_tokens", "text_of"]
 
-MOST = 3000
-"""Tokens of an answer that a page shows."""
+MOST = 20_000
+"""Tokens that a page shows."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Token:
 
 
 def shown_tokens(
-    choice: Choice, text: Callable[[int], str] | None, *, advantage: float | None, largest: float
+    choice: Choice, text: Callable[[int], str] | None, *, advantage: float | None, largest: float, most: int = MOST
 ) -> list[Token]:
     """The tokens of an answer.
 
@@ -35,6 +35,7 @@ def shown_tokens(
         text: what a token id says.
         advantage: that of the call; None if it was not trained on.
         largest: the largest absolute advantage that colours are measured against.
+        most: so many tokens at most, the first ones.
     """
     ids, logprobs = choice.token_ids or (), choice.logprobs or ()
     share = advantage / largest if advantage is not None and largest else 0.0
@@ -47,7 +48,7 @@ def shown_tokens(
             f"{common} l{_surprise(logprob)}",
             f"token {token}, log probability {logprob:.3f}, {worth}",
         )
-        for token, logprob in zip(ids[:MOST], logprobs[:MOST], strict=True)
+        for token, logprob in zip(ids[:most], logprobs[:most], strict=True)
     ]
 
 

@@ -7,7 +7,8 @@ LeydenError
 │   └── BadConfig       an unknown key or an impossible combination in the configuration
 ├── Conflict            the same id came again with other content
 ├── NotFound            no record has this id
-├── Forbidden           the key is missing, wrong, or does not open this
+├── Forbidden           the key is wrong, or does not open this
+│   └── NoKey           there is none
 ├── LeaseLost           the rollout's lease ran out or another runner holds it
 ├── Unreachable         a server did not answer, or answered with a fault of its own
 ├── Unattributed        a model call whose rollout cannot be known for certain
@@ -25,6 +26,7 @@ __all__ = [
     "Forbidden",
     "LeaseLost",
     "LeydenError",
+    "NoKey",
     "NotFound",
     "TrainingStopped",
     "Unattributed",
@@ -62,6 +64,10 @@ class NotFound(LeydenError, LookupError):
 
 class Forbidden(LeydenError):
     """The key is missing, wrong, or opens something else."""
+
+
+class NoKey(Forbidden):
+    """The request carries no key at all (HTTP 401 rather than 403)."""
 
 
 class LeaseLost(LeydenError):

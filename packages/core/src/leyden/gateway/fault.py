@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from leyden.errors import BadInput, Conflict, Forbidden, LeaseLost, LeydenError, NotFound
+from leyden.errors import BadInput, Conflict, Forbidden, LeaseLost, LeydenError, NoKey, NotFound
 
 __all__ = ["Fault", "fault", "fault_of", "mark_overflow"]
 
@@ -18,6 +18,7 @@ _OVERFLOW_WORDS = ("context length", "maximum model length", "context window", _
 _STATUS: tuple[tuple[type[LeydenError], int], ...] = (
     (BadInput, 400),
     (Conflict, 400),  # not 409, which OpenAI's clients try again
+    (NoKey, 401),
     (Forbidden, 403),
     (NotFound, 404),
     (LeaseLost, 410),

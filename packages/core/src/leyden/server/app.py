@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
-from typing import Literal
+from typing import Any, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from leyden import errors
 from leyden.dashboard.app import dashboard
+from leyden.gateway.document import PATHS
 from leyden.gateway.gateway import Gateway
 from leyden.gateway.routes import ModelDoor, gateway_router
 from leyden.keys import Keys
@@ -37,6 +38,12 @@ class _App(FastAPI):
     """FastAPI, but for model calls, which go straight to their door."""
 
     model_door: ModelDoor
+
+    def openapi(self) -> dict[str, Any]:
+        """See `FastAPI.openapi`: the doors too."""
+        document = super().openapi()
+        document["paths"] |= PATHS
+        return document
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in ModelDoor.paths:

@@ -4,15 +4,11 @@ from collections.abc import Iterable
 
 from fastapi import Request
 
-from leyden.errors import Forbidden
+from leyden.errors import Forbidden, NoKey
 from leyden.keys import Access, Keys
 from leyden.types import Call, Reward
 
 __all__ = ["NoKey", "access_of", "operator_only", "own_calls", "own_rewards"]
-
-
-class NoKey(Forbidden):
-    """The request carries no key at all (401 rather than 403)."""
 
 
 def access_of(request: Request) -> Access:

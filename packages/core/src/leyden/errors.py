@@ -8,6 +8,7 @@ LeydenError
 ├── Conflict            the same id came again with other content
 ├── NotFound            no record has this id
 ├── Forbidden           the key is missing, wrong, or does not open this
+├── OverLimit           a limit of the server on size, rate or time was passed
 ├── LeaseLost           the rollout's lease ran out or another runner holds it
 ├── Unreachable         a server did not answer, or answered with a fault of its own
 ├── Unattributed        a model call whose rollout cannot be known for certain
@@ -26,6 +27,7 @@ __all__ = [
     "LeaseLost",
     "LeydenError",
     "NotFound",
+    "OverLimit",
     "TrainingStopped",
     "Unattributed",
     "Unreachable",
@@ -62,6 +64,14 @@ class NotFound(LeydenError, LookupError):
 
 class Forbidden(LeydenError):
     """The key is missing, wrong, or opens something else."""
+
+
+class OverLimit(LeydenError):
+    """A limit of the server on size (HTTP 413), time (408, 504) or rate (429) was passed."""
+
+    def __init__(self, message: str, status: int = 429) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class LeaseLost(LeydenError):

@@ -9,20 +9,22 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Literal, Self
+from typing import Self
 
 import uvicorn
 from fastapi import FastAPI
 
 from leyden.errors import BadConfig
+from leyden.key_file import KeyFile
 from leyden.keys import Keys, new_operator_key
 from leyden.server.app import create_app
 from leyden.server.listening import is_loopback, listen, url_of
+from leyden.server.options import DEFAULTS, ServerOptions
+from leyden.server.tls import Tls
 from leyden.store import SqlStore
 
 __all__ = ["BackgroundServer", "operator_key", "serve"]
 
-Unattributed = Literal["refuse", "record"]
 GRACE_S = 5
 _GC_THRESHOLD = (20_000, 20, 20)  # an answer of 200 tokens is 400 objects, and none of them is in a cycle
 
@@ -43,10 +45,17 @@ def operator_key(store: str, given: str | None) -> str:
     return path.read_text().strip()
 
 
+def _load(config: uvicorn.Config, tls: Tls) -> None:
+    try:
+        config.load()
+    except (OSError, ValueError) as error:
+        raise BadConfig(f"cannot use --tls-cert {tls.certificate} with --tls-key {tls.key}: {error}") from error
+
+
 class _Server(uvicorn.Server):
     """Sends those away who wait for the store to change, before it waits for the requests under way."""
 
-    def __init__(self, app: FastAPI) -> None:
+    def __init__(self, app: FastAPI, tls: Tls | None = None) -> None:
         config = uvicorn.Config(
             app,
             log_level="warning",
@@ -55,7 +64,11 @@ class _Server(uvicorn.Server):
             proxy_headers=False,
             timeout_graceful_shutdown=GRACE_S,
             timeout_keep_alive=75,  # longer than clients keep an idle connection, so that none is cut under a request
+            ssl_certfile=tls and tls.certificate,
+            ssl_keyfile=tls and tls.key,
         )
+        if tls is not None:
+            _load(config, tls)
         super().__init__(config)
         self._stopping: asyncio.Event = app.state.stopping
 
@@ -76,19 +89,23 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 0,
     key: str | None = None,
-    unattributed: Unattributed = "refuse",
+    key_file: KeyFile | None = None,
+    tls: Tls | None = None,
+    options: ServerOptions = DEFAULTS,
     ready: Callable[[str], None] = print,
 ) -> None:
     """Serve until SIGTERM or SIGINT; `ready` gets the line `leyden: serving on URL` once the port is open.
 
     Raises:
-        BadConfig: the port is in use, the store cannot be opened, or the host is not loopback and no key was given.
+        BadConfig: the port is in use, the store or a TLS file cannot be opened, there is no operator's key, or the host
+            is not loopback and nobody chose a key.
     """
-    if not is_loopback(host) and not key:
+    if not is_loopback(host) and not key and key_file is None:
         raise BadConfig(
-            f"refusing to listen on {host} with a key that nobody chose: set LEYDEN_KEY to a long random one"
+            f"refusing to listen on {host} with a key that nobody chose: give --keys FILE (`leyden keys add` "
+            "writes it), or set LEYDEN_KEY to a long random one"
         )
-    keys = Keys(operator_key(store, key))
+    keys = Keys(key or (operator_key(store, key) if key_file is None else None), file=key_file)
     with listen(host, port) as listener:
         if "://" not in store:
             Path(store).absolute().parent.mkdir(parents=True, exist_ok=True)
@@ -97,8 +114,8 @@ def serve(
         gc.collect()
         gc.freeze()
         gc.set_threshold(*_GC_THRESHOLD)
-        ready(f"leyden: serving on {url_of(listener)}")
-        server = _Server(create_app(opened, keys, unattributed=unattributed))
+        server = _Server(create_app(opened, keys, options), tls)
+        ready(f"leyden: serving on {url_of(listener, secure=tls is not None)}")
         _run(server, listener, opened)
 
 
@@ -117,12 +134,12 @@ async def _serve_then_close(server: uvicorn.Server, listener: socket.socket, sto
 class BackgroundServer:
     """A server in a thread of this process, on a port that the system chose: `with BackgroundServer(path) as s`."""
 
-    def __init__(self, store: str | Path, *, unattributed: Unattributed = "refuse") -> None:
+    def __init__(self, store: str | Path, options: ServerOptions = DEFAULTS) -> None:
         self.key = new_operator_key()
         self._store = SqlStore.open(store)
         self._listener = listen("127.0.0.1", 0)
         self.url = url_of(self._listener)
-        self._server = _Server(create_app(self._store, Keys(self.key), unattributed=unattributed))
+        self._server = _Server(create_app(self._store, Keys(self.key), options))
         self._thread = threading.Thread(target=self._run, name="leyden-server", daemon=True)
 
     def _run(self) -> None:

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from fastapi import HTTPException, Request, Response
+from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from pydantic_core import from_json
+from starlette.exceptions import HTTPException
 
 from leyden.errors import BadInput, LeydenError
 from leyden.gateway.json_text import check_depth

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, f
 
 from leyden.errors import BadConfig
 from leyden.server.listening import is_loopback
+from leyden.types import RewardFrom
 
 __all__ = [
     "CriticConfig",
@@ -254,6 +255,8 @@ class TrainConfig(Section):
     output: Path = Path("runs")
     server: str = ""
     """URL of a running Leyden server (its key in LEYDEN_KEY); empty: start one, with its store in the run's folder."""
+    reward_from: RewardFrom = "any"
+    """"grader": rewards of the agent's own processes are refused, so that an agent cannot score itself."""
     model: ModelConfig
     agent: AgentConfig
     reward: RewardConfig

@@ -57,6 +57,7 @@ def train_groups(
                 mode="train",
                 run=run,
                 step=step,
+                reward_from=config.reward_from,
                 sampling=Sampling(
                     temperature=wanted.temperature,
                     top_p=wanted.top_p,
@@ -91,6 +92,7 @@ def heldout_rollouts(
             mode="eval",
             run=run,
             step=step,
+            reward_from=config.reward_from,
             sampling=sampling,
         )
         for number, task in enumerate(tasks, 1)

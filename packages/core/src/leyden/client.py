@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from leyden import errors
 from leyden.server import bodies
+from leyden.trust import trusted
 from leyden.types import Call, Claim, Credit, Endpoint, Mode, Outcome, Page, Reward, Rollout, RolloutStatus, Run, Step
 
 __all__ = ["HttpStore"]
@@ -28,7 +29,9 @@ class HttpStore:
         self.url = url.rstrip("/")
         self._timeout_s = timeout_s
         headers = {"Authorization": f"Bearer {key}"}
-        self._client = httpx.AsyncClient(base_url=self.url, headers=headers, timeout=timeout_s, trust_env=False)
+        self._client = httpx.AsyncClient(
+            base_url=self.url, headers=headers, timeout=timeout_s, trust_env=False, verify=trusted()
+        )
 
     async def health(self) -> dict[str, Any]:
         """What the server says of itself; `Unreachable` if it does not."""

@@ -9,6 +9,7 @@ LeydenError
 ├── NotFound            no record has this id
 ├── Forbidden           the key is wrong, or does not open this
 │   └── NoKey           there is none
+├── OverLimit           a limit of the server on size, rate or time was passed
 ├── LeaseLost           the rollout's lease ran out or another runner holds it
 ├── Unreachable         a server did not answer, or answered with a fault of its own
 ├── Unattributed        a model call whose rollout cannot be known for certain
@@ -28,6 +29,7 @@ __all__ = [
     "LeydenError",
     "NoKey",
     "NotFound",
+    "OverLimit",
     "TrainingStopped",
     "Unattributed",
     "Unreachable",
@@ -68,6 +70,14 @@ class Forbidden(LeydenError):
 
 class NoKey(Forbidden):
     """The request carries no key at all (HTTP 401 rather than 403)."""
+
+
+class OverLimit(LeydenError):
+    """A limit of the server on size (HTTP 413), time (408, 504) or rate (429) was passed."""
+
+    def __init__(self, message: str, status: int = 429) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class LeaseLost(LeydenError):

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import httpx
 
 from leyden.scope import Scope
+from leyden.trust import trusted
 from leyden.types import Call, Reward
 
 __all__ = ["Recorder", "recorder"]
@@ -67,7 +68,7 @@ class Recorder:
                     self._thread.start()
 
     def _run(self) -> None:
-        with httpx.Client(timeout=_TIMEOUT_S, trust_env=False) as client:
+        with httpx.Client(timeout=_TIMEOUT_S, trust_env=False, verify=trusted()) as client:
             while True:
                 items, events = self._take()
                 for scope, records in _by_scope(items):
@@ -113,6 +114,11 @@ def _send(client: httpx.Client, scope: Scope, records: Sequence[Call | Reward]) 
         try:
             headers = {"Authorization": f"Bearer {scope.key}"}
             response = client.post(f"{scope.server_url}{path}", json={name: values}, headers=headers)
+            if response.is_client_error:
+                scope.losses.append(
+                    f"{len(values)} {name} were refused with {response.status_code}: {response.text[:500]}"
+                )
+                continue
             response.raise_for_status()
         except (httpx.HTTPError, ValueError, TypeError) as error:
             scope.losses.append(f"{len(values)} {name} were not recorded: {type(error).__name__}: {error}")

@@ -29,6 +29,7 @@ __all__ = [
     "Page",
     "Request",
     "Reward",
+    "RewardFrom",
     "Rollout",
     "RolloutStatus",
     "Run",
@@ -42,6 +43,9 @@ __all__ = [
 
 Mode = Literal["train", "eval", "trace"]
 """Why a rollout runs: to be learnt from, to be measured, or to be looked at (tracing needs no tokens, no reward)."""
+
+RewardFrom = Literal["any", "grader"]
+"""Who may reward a rollout: its agent too, or only graders, rules and judges (an agent then cannot score itself)."""
 
 RolloutStatus = Literal["queued", "running", "succeeded", "failed", "incomplete"]
 """queued → running → succeeded (the agent returned) | failed (the agent raised or ran out: data, with a reward)
@@ -119,6 +123,7 @@ class Rollout(Frozen):
     step: int | None = None
     """The optimiser step whose batch it belongs to."""
     sampling: Sampling = Sampling()
+    reward_from: RewardFrom = "any"
     max_attempts: int = Field(default=3, ge=1)
     created_at: float = Field(default_factory=time.time)
 

@@ -11,6 +11,7 @@ from typing import Any
 import typer
 
 from leyden.cli.doctor import doctor
+from leyden.cli.keys import keys
 from leyden.cli.rollouts import rollouts
 from leyden.cli.run import run
 from leyden.cli.serve import serve
@@ -31,6 +32,7 @@ def _app() -> typer.Typer:
     )
     for command in (serve, run, rollouts, show, doctor):
         app.command()(command)
+    app.add_typer(keys, name="keys")
     for entry in importlib.metadata.entry_points(group="leyden.commands"):
         # Loaded only when it is what the user asked for: another package's imports may take seconds.
         command = _load(entry) if entry.name in sys.argv[1:2] else _described(entry.name)

@@ -3,12 +3,14 @@
 from pydantic import JsonValue
 
 from leyden.tasks import task_id
-from leyden.types import Rollout, Sampling, new_id
+from leyden.types import RewardFrom, Rollout, Sampling, new_id
 
 __all__ = ["queued_rollouts"]
 
 
-def queued_rollouts(tasks: list[JsonValue], *, tries: int, routed: bool, run: str) -> list[Rollout]:
+def queued_rollouts(
+    tasks: list[JsonValue], *, tries: int, routed: bool, run: str, reward_from: RewardFrom
+) -> list[Rollout]:
     """`tries` rollouts of each task, in one group; measured when the model is behind the gateway, else only traced."""
     rollouts: list[Rollout] = []
     for number, task in enumerate(tasks, 1):
@@ -21,6 +23,7 @@ def queued_rollouts(tasks: list[JsonValue], *, tries: int, routed: bool, run: st
                 mode="eval" if routed else "trace",
                 run=run,
                 sampling=Sampling(),
+                reward_from=reward_from,
             )
             for _ in range(tries)
         ]

@@ -18,7 +18,7 @@ from leyden.errors import BadConfig
 from leyden.runner.options import RunnerOptions
 from leyden.scope import Routing
 from leyden.tasks import read_tasks
-from leyden.types import Endpoint, Rollout
+from leyden.types import Endpoint, RewardFrom, Rollout
 
 __all__ = ["run"]
 
@@ -36,6 +36,7 @@ def run(
     grace: Annotated[float, typer.Option(help="Seconds that rollouts may go on after a stop.")] = 20.0,
     isolation: Annotated[str, typer.Option(help="shared, or process: one process for each rollout.")] = "shared",
     on_failure: Annotated[float, typer.Option(help="Reward of a rollout whose agent fails.")] = 0.0,
+    reward_from: Annotated[str, typer.Option(help="Whose rewards are taken: any, or grader (no agent's own).")] = "any",
     models: Annotated[str, typer.Option(help="Names of the models that are the policy, with commas; all.")] = "",
     passthrough: Annotated[str, typer.Option(help="Names of models that go where the agent sends them.")] = "",
     runs: Annotated[Path, typer.Option(help="Folder for the store of a run without --server.")] = Path("runs"),
@@ -47,6 +48,8 @@ def run(
     """
     if isolation not in ("shared", "process"):
         raise BadConfig(f"--isolation is {isolation!r}; expected shared or process")
+    if reward_from not in ("any", "grader"):
+        raise BadConfig(f"--reward-from is {reward_from!r}; expected any or grader")
     if (tasks is None) != forever or (forever and server is None):
         raise BadConfig("give --tasks FILE, or --forever with --server URL")
     if (model_url is None) != (model is None):
@@ -64,8 +67,10 @@ def run(
         routing=Routing(_names(models), _names(passthrough)),
     )
     endpoint = Endpoint(url=model_url, model=model) if model_url and model else None
+    reward_by: RewardFrom = "grader" if reward_from == "grader" else "any"
     with _server(server, runs) as (url, key, store):
-        code = asyncio.run(_Session(options, url, key, store).run(wanted, tries, endpoint, server is not None))
+        session = _Session(options, url, key, store)
+        code = asyncio.run(session.run(wanted, tries, endpoint, server is not None, reward_from=reward_by))
     if code:
         raise typer.Exit(code)
 
@@ -104,7 +109,9 @@ class _Session:
         self._stop = asyncio.Event()
         self._working: asyncio.Task[None] | None = None
 
-    async def run(self, tasks: list[Any], tries: int, endpoint: Endpoint | None, shared: bool) -> int:
+    async def run(
+        self, tasks: list[Any], tries: int, endpoint: Endpoint | None, shared: bool, *, reward_from: RewardFrom
+    ) -> int:
         """Returns the exit status."""
         import dataclasses
 
@@ -124,7 +131,7 @@ class _Session:
                 return self._code()
             routed = endpoint is not None or (shared and bool(await store.endpoints()))
             run = f"run-{time.strftime('%Y%m%d-%H%M%S')}"
-            rollouts = queued_rollouts(tasks, tries=tries, routed=routed, run=run)
+            rollouts = queued_rollouts(tasks, tries=tries, routed=routed, run=run, reward_from=reward_from)
             runner = Runner(store, options, on_finished=self._finished.append)
             await self._run_tasks(store, runner, rollouts)
             await self._summarise(store, rollouts)

@@ -1,6 +1,7 @@
 """`leyden serve`: the store and the gateway."""
 
 import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,27 +15,55 @@ def serve(
     ),
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 lets the system choose.")] = 4700,
+    keys: Annotated[Path | None, typer.Option(help="Operators' keys, as `leyden keys add` writes them.")] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="Certificate with its chain, PEM; the server is https.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="The certificate's key, PEM.")] = None,
     unattributed: Annotated[
-        str, typer.Option(help="Model calls under the operator's key, of no rollout: refuse, or record (tracing).")
+        str, typer.Option(help="Model calls under an operator's key, of no rollout: refuse, or record (tracing).")
     ] = "refuse",
+    reward_from: Annotated[str, typer.Option(help="Whose rewards are taken: any, or grader (no agent's own).")] = "any",
+    body_mb: Annotated[int, typer.Option(min=1, help="Longest body of a request, in MiB.")] = 32,
+    rate: Annotated[float, typer.Option(min=0, help="Requests per second of one rollout's key; 0: any number.")] = 500,
+    call_limit: Annotated[float, typer.Option(min=1, help="Seconds that one model call may take in all.")] = 3600,
 ) -> None:
-    """Serve store and gateway until stopped. The operator's key is $LEYDEN_KEY, else leyden.key beside the file.
+    """Serve store and gateway until stopped. The server's own key is $LEYDEN_KEY, else leyden.key beside the file.
 
-    Example: leyden serve --store runs/team.sqlite --port 4700
+    Example: leyden serve --store runs/team.sqlite --port 4700 --keys leyden.keys
     """
     from leyden.errors import BadConfig
+    from leyden.key_file import KeyFile
+    from leyden.server.limits import Limits
+    from leyden.server.options import ServerOptions
     from leyden.server.serve import operator_key
     from leyden.server.serve import serve as serve_store
+    from leyden.server.tls import Tls
 
     if unattributed not in ("refuse", "record"):
         raise BadConfig(f"--unattributed is {unattributed!r}; expected refuse or record")
+    if reward_from not in ("any", "grader"):
+        raise BadConfig(f"--reward-from is {reward_from!r}; expected any or grader")
+    if (tls_cert is None) != (tls_key is None):
+        raise BadConfig("--tls-cert and --tls-key belong together")
     key = os.environ.pop("LEYDEN_KEY", None)
-    operator_key(store, key)
+    if keys is None:
+        operator_key(store, key)
 
     def ready(line: str) -> None:
         print(line, flush=True)
-        if key is None:
+        if keys is not None:
+            print(f"leyden: operators' keys are in {keys}: leyden keys list --keys {keys}", flush=True)
+        elif key is None:
             where = os.path.join(os.path.dirname(os.path.abspath(store)), "leyden.key")
             print(f"leyden: the operator's key is in {where}", flush=True)
 
-    serve_store(store, host=host, port=port, key=key, unattributed=unattributed, ready=ready)
+    limits = Limits(body_bytes=body_mb << 20, call_s=call_limit, requests_per_s=rate)
+    serve_store(
+        store,
+        host=host,
+        port=port,
+        key=key,
+        key_file=KeyFile(keys) if keys else None,
+        tls=Tls(tls_cert, tls_key) if tls_cert and tls_key else None,
+        options=ServerOptions(unattributed=unattributed, reward_from=reward_from, limits=limits),
+        ready=ready,
+    )

@@ -58,7 +58,7 @@ class Doorkeeper:
     def knows(self, key: str) -> bool:
         """Whether it is the operator's key."""
         try:
-            return self._keys.open(key.strip()).operator
+            return self._keys.open(key.strip()).allows("read")
         except Forbidden:
             return False
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from leyden.errors import BadInput
-from leyden.gateway.json_text import is_objects, load_object
+from leyden.gateway.json_text import is_objects, load_request
 from leyden.gateway.parts import refuse_media
 from leyden.gateway.sampling import apply
 from leyden.types import Request, Sampling
@@ -93,7 +93,7 @@ class Asked:
 
 def parse(path: str, raw: bytes) -> Asked:
     """The request in `raw`; `BadInput` if the gateway cannot read it."""
-    return checked(Asked(path, load_object(raw)))
+    return checked(Asked(path, load_request(raw)))
 
 
 def checked(asked: Asked) -> Asked:

@@ -14,7 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from pydantic import ValidationError
 
-from leyden.errors import BadInput, Conflict, LeaseLost, LeydenError
+from leyden.errors import BadInput, Conflict, LeaseLost, LeydenError, OverLimit
 from leyden.gateway.answer import Answer
 from leyden.gateway.asked import Asked
 from leyden.gateway.caller import Caller
@@ -52,6 +52,7 @@ class Parts:
     endpoints: Endpoints
     rollouts: RunningRollouts
     upstream: Upstream
+    call_limit_s: float
     warned: set[str] = field(default_factory=set[str])
     """URLs of the endpoints about whose tokens the log has complained."""
     meter: Meter = field(default_factory=Meter)
@@ -91,7 +92,7 @@ class Exchange:
             Fault: what the agent gets instead; the attempt is on record as an error, unless the fault says otherwise.
         """
         try:
-            result = await _unless_gone(work, receive)
+            result = await _unless_gone(self._in_time(work), receive)
         except ClientGone:
             await self._commit("cancelled", error="the client closed the connection before the answer was complete")
             raise
@@ -101,6 +102,15 @@ class Exchange:
             raise told from error
         await self._commit("ok", http_status=200)
         return result
+
+    async def _in_time(self, work: Coroutine[Any, Any, _T]) -> _T:
+        limit_s = self._parts.call_limit_s
+        try:
+            async with asyncio.timeout(limit_s):
+                return await work
+        except TimeoutError:
+            told = f"call {self.caller.call_id} took longer than the server's limit of {limit_s:g} s"
+            raise OverLimit(told, 504) from None
 
     async def whole(self) -> bytes:
         """Forward a request without a stream; the body for the agent."""

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from leyden.errors import BadInput, Conflict, Forbidden, LeaseLost, LeydenError, NoKey, NotFound
+from leyden.errors import BadInput, Conflict, Forbidden, LeaseLost, LeydenError, NoKey, NotFound, OverLimit
 
 __all__ = ["Fault", "fault", "fault_of", "mark_overflow"]
 
@@ -58,6 +58,8 @@ def fault(status: int, message: str, *, kind: str = "invalid_request_error", cod
 def fault_of(error: LeydenError) -> Fault:
     """The fault that tells the agent of an error of ours."""
     status = next((status for kind, status in _STATUS if isinstance(error, kind)), 503)
+    if isinstance(error, OverLimit):
+        status = error.status
     kind = "invalid_request_error" if status < 500 else "server_error"
     return fault(status, str(error), kind=kind, code=type(error).__name__)
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from leyden.errors import BadInput, LeydenError
+from leyden.errors import BadInput, Forbidden, LeydenError
 from leyden.gateway.caller import caller_of
 from leyden.gateway.door import Door
 from leyden.gateway.endpoints import Endpoints
@@ -31,6 +31,7 @@ class Gateway:
         unattributed: what to do with a request under the operator's key, whose rollout is unknown.
         hold_timeout_s: how long a request waits while its endpoint is held for a weight swap.
         absent_timeout_s: how long it waits when no endpoint is published.
+        call_limit_s: how long a model call may take in all.
     """
 
     def __init__(
@@ -40,9 +41,10 @@ class Gateway:
         unattributed: Literal["refuse", "record"] = "refuse",
         hold_timeout_s: float = 600.0,
         absent_timeout_s: float = 5.0,
+        call_limit_s: float = 3600.0,
     ) -> None:
         endpoints = Endpoints(store, hold_timeout_s=hold_timeout_s, absent_timeout_s=absent_timeout_s)
-        self._parts = Parts(store, endpoints, RunningRollouts(store), Upstream())
+        self._parts = Parts(store, endpoints, RunningRollouts(store), Upstream(), call_limit_s)
         self._unattributed = unattributed
 
     @property
@@ -67,6 +69,8 @@ class Gateway:
     async def _attributed(self, access: Access) -> Running | None:
         if access.rollout_id is not None:
             return await self._parts.rollouts.admit(access.rollout_id, access.attempt or 0)
+        if not access.allows("run"):
+            raise Forbidden(f"{access} calls no model; a rollout's own key does")
         if self._unattributed == "refuse":
             raise fault(
                 403,

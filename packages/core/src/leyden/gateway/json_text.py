@@ -4,13 +4,18 @@ They are no JSON, and a store or a client further on would choke on them. By orj
 as the nearest double, as most parsers do.
 """
 
+from collections.abc import Iterable
 from typing import Any, TypeGuard, cast
 
 import orjson
 
 from leyden.errors import BadInput
 
-__all__ = ["dump", "load_object", "is_object", "is_objects"]
+__all__ = ["check_depth", "dump", "is_object", "is_objects", "load_object", "load_request"]
+
+DEEPEST = 100
+"""Levels of lists and objects in a request. Parsers on the way to a reader stop at 200, and a record adds some."""
+_NESTING = (dict, list)
 
 
 def load_object(raw: bytes) -> dict[str, Any]:
@@ -22,6 +27,28 @@ def load_object(raw: bytes) -> dict[str, Any]:
     if not is_object(value):
         raise BadInput(f"expected a JSON object, got {type(value).__name__}: {raw[:80]!r}")
     return value
+
+
+def load_request(raw: bytes) -> dict[str, Any]:
+    """The JSON object that a client sent; `BadInput` if it is anything else, or nested too deeply."""
+    body = load_object(raw)
+    check_depth(body)
+    return body
+
+
+def check_depth(value: Any) -> None:
+    """`BadInput` if the JSON value has more than 100 levels."""
+    level: list[Any] = [value]
+    for _ in range(DEEPEST + 1):
+        if not level:
+            return
+        level = [child for parent in level for child in _children(parent) if type(child) in _NESTING]
+    raise BadInput(f"the JSON is nested more than {DEEPEST} levels deep; make it flatter, or send it as a text")
+
+
+def _children(value: Any) -> Iterable[Any]:
+    nested: Any = value  # which `type` narrows to a dict of unknowns
+    return nested.values() if type(value) is dict else nested
 
 
 def dump(value: Any) -> bytes:

@@ -12,7 +12,7 @@ from leyden.gateway.held import HeldClock
 from leyden.store.protocol import Store
 from leyden.types import Rollout
 
-__all__ = ["Running", "RunningRollouts"]
+__all__ = ["Running", "RunningRollouts", "check_running"]
 
 _FRESH_S = 1.0
 
@@ -52,7 +52,7 @@ class RunningRollouts:
         self._seen.move_to_end((rollout_id, attempt))
         if len(self._seen) > self._capacity:
             self._seen.popitem(last=False)
-        _check(seen.rollout, attempt)
+        check_running(seen.rollout, attempt)
         return seen
 
     async def call_number(self, running: Running, call_id: str) -> int:
@@ -64,7 +64,8 @@ class RunningRollouts:
         return running.numbers.setdefault(call_id, len(running.numbers))
 
 
-def _check(rollout: Rollout, attempt: int) -> None:
+def check_running(rollout: Rollout, attempt: int) -> None:
+    """`LeaseLost` unless this attempt of the rollout runs: a key ends with its attempt."""
     if rollout.status != "running" or rollout.attempt != attempt:
         raise LeaseLost(
             f"the key opens attempt {attempt} of rollout {rollout.id}, which is {rollout.status} in attempt "

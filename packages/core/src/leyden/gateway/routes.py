@@ -32,6 +32,10 @@ class ModelDoor:
         self._gateway = gateway
         self._access_of = access_of
 
+    def refusal(self, path: str, error: LeydenError) -> Response:
+        """The error in the words of the API at this path."""
+        return _refusal(DOORS[path].refusal(fault_of(error)))
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Forward to the policy, record, answer in the words of the API that was asked, with streaming."""
         request, door = Request(scope, receive), DOORS[scope["path"]]
@@ -41,7 +45,7 @@ class ModelDoor:
         except ClientDisconnect:
             return
         except LeydenError as error:
-            await _refusal(door.refusal(fault_of(error)))(scope, receive, send)
+            await self.refusal(scope["path"], error)(scope, receive, send)
         except Fault as error:
             await _refusal(door.refusal(error))(scope, receive, send)
         else:

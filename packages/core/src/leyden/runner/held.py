@@ -5,6 +5,7 @@ import logging
 import httpx
 
 from leyden.scope import Scope
+from leyden.trust import trusted
 
 __all__ = ["held_s"]
 
@@ -18,7 +19,7 @@ async def held_s(scope: Scope) -> float:
         return 0.0
     headers = {"Authorization": f"Bearer {scope.key}"}
     try:
-        async with httpx.AsyncClient(timeout=_TIMEOUT_S, trust_env=False) as client:
+        async with httpx.AsyncClient(timeout=_TIMEOUT_S, trust_env=False, verify=trusted()) as client:
             response = await client.get(f"{scope.server_url}/v1/held", headers=headers)
             response.raise_for_status()
             return float(response.json()["held_s"])

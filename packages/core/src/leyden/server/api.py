@@ -7,32 +7,32 @@ from fastapi import APIRouter, Depends, Query, Request
 from leyden.errors import BadInput
 from leyden.keys import Keys
 from leyden.server import bodies
-from leyden.server.auth import access_of, operator_only, own_calls, own_rewards
+from leyden.server.auth import access_of, only, own_calls, own_rewards, rewarding_allowed, still_open, writer
+from leyden.server.strict import StrictRoute
 from leyden.server.waiting import while_wanted
 from leyden.store.protocol import Store
-from leyden.types import Call, Claim, Endpoint, Mode, Outcome, Page, Rollout, RolloutStatus
+from leyden.types import Call, Claim, Endpoint, Mode, Outcome, Page, RewardFrom, Rollout, RolloutStatus
 
 __all__ = ["api_router"]
 
+_READ, _RUN, _TRAIN = ([Depends(only(role))] for role in ("read", "run", "train"))
 
-def api_router(store: Store, keys: Keys) -> APIRouter:
+
+def api_router(store: Store, keys: Keys, *, reward_from: RewardFrom) -> APIRouter:
     """All routes under /api."""
     router = APIRouter(prefix="/api")
-    router.include_router(_rollouts(store, keys), dependencies=[Depends(operator_only)])
-    router.include_router(_reading(store), dependencies=[Depends(operator_only)])
-    router.include_router(_runs(store), dependencies=[Depends(operator_only)])
-    router.include_router(_writing(store))
+    router.include_router(_rollouts(store), dependencies=_READ)
+    router.include_router(_running(store, keys), dependencies=_RUN)
+    router.include_router(_records(store), dependencies=_READ)
+    router.include_router(_training(store), dependencies=_TRAIN)
+    router.include_router(_runs(store), dependencies=_READ)
+    router.include_router(_noting(store), dependencies=_TRAIN)
+    router.include_router(_writing(store, reward_from), dependencies=[Depends(writer)])
     return router
 
 
-def _rollouts(store: Store, keys: Keys) -> APIRouter:
-    router = APIRouter(prefix="/rollouts", tags=["rollouts"])
-
-    @router.post("")
-    async def queue(body: bodies.RolloutList) -> dict[str, str]:
-        """Queue rollouts, all or none."""
-        await store.queue(body.rollouts)
-        return {}
+def _rollouts(store: Store) -> APIRouter:
+    router = APIRouter(route_class=StrictRoute, prefix="/rollouts", tags=["rollouts"])
 
     @router.get("")
     async def rollouts(
@@ -45,6 +45,24 @@ def _rollouts(store: Store, keys: Keys) -> APIRouter:
     ) -> Page:
         """Rollouts in the order of queueing, after a cursor."""
         return await store.rollouts(after=after, limit=limit, run=run, group_id=group_id, mode=mode, status=status)
+
+    @router.post("/wait")
+    async def wait(body: bodies.WaitRequest, request: Request) -> bodies.RolloutList:
+        """Those that have finished, as soon as there is one."""
+        ended = await while_wanted(request, store.wait(body.rollout_ids, timeout_s=body.timeout_s))
+        return bodies.RolloutList(rollouts=ended)
+
+    @router.get("/{rollout_id}")
+    async def rollout(rollout_id: str) -> Rollout:
+        """One rollout."""
+        return await store.rollout(rollout_id)
+
+    return router
+
+
+def _running(store: Store, keys: Keys) -> APIRouter:
+    """What runners do."""
+    router = APIRouter(route_class=StrictRoute, prefix="/rollouts", tags=["running"])
 
     @router.post("/claim")
     async def claim(body: bodies.ClaimRequest, request: Request) -> bodies.ClaimList:
@@ -71,17 +89,6 @@ def _rollouts(store: Store, keys: Keys) -> APIRouter:
         """End an attempt; waits for the records of the calls that it names."""
         return await while_wanted(request, store.finish(outcome))
 
-    @router.post("/wait")
-    async def wait(body: bodies.WaitRequest, request: Request) -> bodies.RolloutList:
-        """Those that have finished, as soon as there is one."""
-        ended = await while_wanted(request, store.wait(body.rollout_ids, timeout_s=body.timeout_s))
-        return bodies.RolloutList(rollouts=ended)
-
-    @router.get("/{rollout_id}")
-    async def rollout(rollout_id: str) -> Rollout:
-        """One rollout."""
-        return await store.rollout(rollout_id)
-
     return router
 
 
@@ -89,8 +96,8 @@ def _with_key(rollout: Rollout, keys: Keys) -> Claim:
     return Claim(rollout=rollout, key=keys.rollout_key(rollout.id, rollout.attempt))
 
 
-def _reading(store: Store) -> APIRouter:
-    router = APIRouter(tags=["records"])
+def _records(store: Store) -> APIRouter:
+    router = APIRouter(route_class=StrictRoute, tags=["records"])
 
     @router.post("/calls/query")
     async def calls(body: bodies.IdList) -> bodies.CallList:
@@ -107,24 +114,13 @@ def _reading(store: Store) -> APIRouter:
         """The rewards of rollouts' current attempts."""
         return bodies.RewardList(rewards=await store.rewards(body.rollout_ids))
 
-    @router.put("/endpoints/{endpoint_id}")
-    async def publish(endpoint_id: str, endpoint: Endpoint) -> dict[str, str]:
-        """Publish an endpoint, or a new version of it."""
-        if endpoint.id != endpoint_id:
-            raise BadInput(f"the path names endpoint {endpoint_id!r}, the body {endpoint.id!r}")
-        await store.publish(endpoint)
-        return {}
-
     @router.get("/endpoints")
-    async def endpoints() -> bodies.EndpointList:
-        """All endpoints, newest published first."""
-        return bodies.EndpointList(endpoints=await store.endpoints())
-
-    @router.post("/credits")
-    async def credit(body: bodies.CreditList) -> dict[str, str]:
-        """Keep advantages."""
-        await store.credit(body.credits)
-        return {}
+    async def endpoints(request: Request) -> bodies.EndpointList:
+        """All endpoints, newest published first; their keys are shown to those alone who may publish."""
+        published = await store.endpoints()
+        if not access_of(request).allows("train"):
+            published = [endpoint.model_copy(update={"key": None}) for endpoint in published]
+        return bodies.EndpointList(endpoints=published)
 
     @router.post("/credits/query")
     async def credits(body: bodies.IdList) -> bodies.CreditList:
@@ -137,22 +133,10 @@ def _reading(store: Store) -> APIRouter:
 def _runs(store: Store) -> APIRouter:
     router = APIRouter(tags=["runs"])
 
-    @router.post("/runs")
-    async def begin(body: bodies.RunBegin) -> dict[str, str]:
-        """Add a run, or resume it after a step."""
-        await store.begin(body.run, after_step=body.after_step)
-        return {}
-
     @router.get("/runs")
     async def runs() -> bodies.RunList:
         """All runs, the newest first."""
         return bodies.RunList(runs=await store.runs())
-
-    @router.post("/steps")
-    async def note(body: bodies.StepList) -> dict[str, str]:
-        """Keep what runs measured."""
-        await store.note(body.steps)
-        return {}
 
     @router.get("/steps")
     async def steps(run: str) -> bodies.StepList:
@@ -162,21 +146,71 @@ def _runs(store: Store) -> APIRouter:
     return router
 
 
-def _writing(store: Store) -> APIRouter:
+def _noting(store: Store) -> APIRouter:
+    router = APIRouter(route_class=StrictRoute, tags=["runs"])
+
+    @router.post("/runs")
+    async def begin(body: bodies.RunBegin) -> dict[str, str]:
+        """Add a run, or resume it after a step."""
+        await store.begin(body.run, after_step=body.after_step)
+        return {}
+
+    @router.post("/steps")
+    async def note(body: bodies.StepList) -> dict[str, str]:
+        """Keep what runs measured."""
+        await store.note(body.steps)
+        return {}
+
+    return router
+
+
+def _training(store: Store) -> APIRouter:
+    """What trainers do: ask for rollouts, say where the model is, keep what was learnt."""
+    router = APIRouter(route_class=StrictRoute, tags=["training"])
+
+    @router.post("/rollouts")
+    async def queue(body: bodies.RolloutList) -> dict[str, str]:
+        """Queue rollouts, all or none."""
+        await store.queue(body.rollouts)
+        return {}
+
+    @router.put("/endpoints/{endpoint_id}")
+    async def publish(endpoint_id: str, endpoint: Endpoint) -> dict[str, str]:
+        """Publish an endpoint, or a new version of it."""
+        if endpoint.id != endpoint_id:
+            raise BadInput(f"the path names endpoint {endpoint_id!r}, the body {endpoint.id!r}")
+        await store.publish(endpoint)
+        return {}
+
+    @router.post("/credits")
+    async def credit(body: bodies.CreditList) -> dict[str, str]:
+        """Keep advantages."""
+        await store.credit(body.credits)
+        return {}
+
+    return router
+
+
+def _writing(store: Store, reward_from: RewardFrom) -> APIRouter:
     """The doors that a rollout's own key opens too."""
-    router = APIRouter(tags=["capture"])
+    router = APIRouter(route_class=StrictRoute, tags=["capture"])
 
     @router.post("/calls")
     async def record(body: bodies.CallList, request: Request) -> dict[str, str]:
         """Merge partial records of calls; a rollout's key records its own."""
-        own_calls(access_of(request), body.calls)
+        access = access_of(request)
+        own_calls(access, body.calls)
+        await still_open(store, access)
         await store.record(body.calls)
         return {}
 
     @router.post("/rewards")
     async def reward(body: bodies.RewardList, request: Request) -> dict[str, str]:
         """Give rewards; a rollout's key rewards its own."""
-        await store.reward(own_rewards(access_of(request), body.rewards))
+        access = access_of(request)
+        rewards = own_rewards(access, body.rewards)
+        await rewarding_allowed(store, access, reward_from)
+        await store.reward(rewards)
         return {}
 
     return router

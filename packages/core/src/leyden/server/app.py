@@ -3,10 +3,11 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
-from typing import Any, Literal
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
@@ -18,6 +19,8 @@ from leyden.gateway.routes import ModelDoor, gateway_router
 from leyden.keys import Keys
 from leyden.server.api import api_router
 from leyden.server.auth import NoKey, access_of
+from leyden.server.limits import Limits, Rates, limited_body
+from leyden.server.options import DEFAULTS, ServerOptions
 from leyden.store import SqlStore
 
 __all__ = ["VERSION", "create_app"]
@@ -35,9 +38,10 @@ _STATUS: tuple[tuple[type[errors.LeydenError], int], ...] = (
 
 
 class _App(FastAPI):
-    """FastAPI, but for model calls, which go straight to their door."""
+    """FastAPI behind the limits, but for model calls, which go straight to their door."""
 
     model_door: ModelDoor
+    limits: Limits
 
     def openapi(self) -> dict[str, Any]:
         """See `FastAPI.openapi`: the doors too."""
@@ -46,19 +50,26 @@ class _App(FastAPI):
         return document
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in ModelDoor.paths:
-            scope["app"] = self
-            await self.model_door(scope, receive, send)
-        else:
+        if scope["type"] != "http":
             await super().__call__(scope, receive, send)
+            return
+        to_model = scope["method"] == "POST" and scope["path"] in ModelDoor.paths
+        scope["app"] = self
+        try:
+            receive = limited_body(scope, receive, self.limits)
+        except errors.OverLimit as error:
+            refusal = self.model_door.refusal(scope["path"], error) if to_model else _answer_error(error)
+            await refusal(scope, receive, send)
+            return
+        await (self.model_door if to_model else super().__call__)(scope, receive, send)
 
 
-def create_app(store: SqlStore, keys: Keys, *, unattributed: Literal["refuse", "record"] = "refuse") -> FastAPI:
+def create_app(store: SqlStore, keys: Keys, options: ServerOptions = DEFAULTS) -> FastAPI:
     """The app. It closes the gateway's connections at its end; the store stays its owner's.
 
     Who runs it sets `app.state.stopping` when it is to end, so that nobody is kept waiting.
     """
-    gateway = Gateway(store, unattributed=unattributed)
+    gateway = Gateway(store, unattributed=options.unattributed, call_limit_s=options.limits.call_s)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
@@ -67,10 +78,13 @@ def create_app(store: SqlStore, keys: Keys, *, unattributed: Literal["refuse", "
 
     app = _App(title="Leyden", version=VERSION, lifespan=lifespan)
     app.model_door = ModelDoor(gateway, access_of)
+    app.limits = options.limits
     app.state.keys = keys
+    app.state.rates = Rates(options.limits.requests_per_s)
     app.state.stopping = asyncio.Event()
-    app.add_exception_handler(errors.LeydenError, _answer_error)
-    app.add_exception_handler(RequestValidationError, _answer_invalid)
+    app.add_exception_handler(errors.LeydenError, _told)
+    app.add_exception_handler(RequestValidationError, _told_invalid)
+    app.add_exception_handler(HTTPException, _told_by_framework)
 
     @app.get("/health", tags=["health"])
     async def health() -> dict[str, str]:
@@ -78,21 +92,36 @@ def create_app(store: SqlStore, keys: Keys, *, unattributed: Literal["refuse", "
         return {"status": "ok", "version": VERSION}
 
     app.include_router(gateway_router(gateway, access_of))
-    app.include_router(api_router(store, keys))
+    app.include_router(api_router(store, keys, reward_from=options.reward_from))
     app.mount("/dashboard", dashboard(store, keys, gateway.meter, app.state.stopping))
     return app
 
 
-async def _answer_error(_: Request, error: Exception) -> Response:
-    status = next((status for kind, status in _STATUS if isinstance(error, kind)), 503)
-    return _error(status, type(error).__name__, str(error))
+async def _told(_: Request, error: Exception) -> Response:
+    assert isinstance(error, errors.LeydenError)
+    return _answer_error(error)
 
 
-async def _answer_invalid(_: Request, error: Exception) -> Response:
+async def _told_invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     problems = [f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()]
-    return _error(400, "BadInput", "; ".join(problems))
+    return _answer(400, "BadInput", "; ".join(problems))
 
 
-def _error(status: int, kind: str, message: str) -> Response:
-    return JSONResponse({"error": {"type": kind, "message": message}}, status)
+async def _told_by_framework(request: Request, error: Exception) -> Response:
+    """A path or a method that is not there."""
+    assert isinstance(error, HTTPException)
+    kind = "NotFound" if error.status_code == 404 else "BadInput"
+    message = f"{request.method} {request.url.path}: {error.detail}; /openapi.json lists what there is"
+    return _answer(error.status_code, kind, message, dict(error.headers or {}))
+
+
+def _answer_error(error: errors.LeydenError) -> Response:
+    status = next((status for kind, status in _STATUS if isinstance(error, kind)), 503)
+    if isinstance(error, errors.OverLimit):
+        status = error.status
+    return _answer(status, type(error).__name__, str(error))
+
+
+def _answer(status: int, kind: str, message: str, headers: dict[str, str] | None = None) -> Response:
+    return JSONResponse({"error": {"type": kind, "message": message}}, status, headers)

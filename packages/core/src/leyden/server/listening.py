@@ -24,10 +24,11 @@ def listen(host: str, port: int, *, setting: str = "--port") -> socket.socket:
         ) from error
 
 
-def url_of(listener: socket.socket) -> str:
-    """http://HOST:PORT of a listening socket."""
+def url_of(listener: socket.socket, *, secure: bool = False) -> str:
+    """http://HOST:PORT of a listening socket, or https."""
+    scheme = "https" if secure else "http"
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def is_loopback(place: str) -> bool:

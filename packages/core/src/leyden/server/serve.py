@@ -9,21 +9,23 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Literal, Self
+from typing import Self
 
 import uvicorn
 from fastapi import FastAPI
 
 from leyden.dashboard.access import Doorkeeper
 from leyden.errors import BadConfig
+from leyden.key_file import KeyFile
 from leyden.keys import Keys, new_operator_key
 from leyden.server.app import create_app
 from leyden.server.listening import is_loopback, listen, url_of
+from leyden.server.options import DEFAULTS, ServerOptions
+from leyden.server.tls import Tls
 from leyden.store import SqlStore
 
 __all__ = ["BackgroundServer", "operator_key", "serve"]
 
-Unattributed = Literal["refuse", "record"]
 GRACE_S = 5
 _GC_THRESHOLD = (20_000, 20, 20)  # an answer of 200 tokens is 400 objects, and none of them is in a cycle
 
@@ -44,10 +46,17 @@ def operator_key(store: str, given: str | None) -> str:
     return path.read_text().strip()
 
 
+def _load(config: uvicorn.Config, tls: Tls) -> None:
+    try:
+        config.load()
+    except (OSError, ValueError) as error:
+        raise BadConfig(f"cannot use --tls-cert {tls.certificate} with --tls-key {tls.key}: {error}") from error
+
+
 class _Server(uvicorn.Server):
     """Sends those away who wait for the store to change, before it waits for the requests under way."""
 
-    def __init__(self, app: FastAPI) -> None:
+    def __init__(self, app: FastAPI, tls: Tls | None = None) -> None:
         config = uvicorn.Config(
             app,
             log_level="warning",
@@ -56,7 +65,11 @@ class _Server(uvicorn.Server):
             proxy_headers=False,
             timeout_graceful_shutdown=GRACE_S,
             timeout_keep_alive=75,  # longer than clients keep an idle connection, so that none is cut under a request
+            ssl_certfile=tls and tls.certificate,
+            ssl_keyfile=tls and tls.key,
         )
+        if tls is not None:
+            _load(config, tls)
         super().__init__(config)
         self._stopping: asyncio.Event = app.state.stopping
 
@@ -77,20 +90,24 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 0,
     key: str | None = None,
-    unattributed: Unattributed = "refuse",
+    key_file: KeyFile | None = None,
+    tls: Tls | None = None,
+    options: ServerOptions = DEFAULTS,
     ready: Callable[[str], None] = print,
 ) -> None:
     """Serve until SIGTERM or SIGINT; once the port is open, `ready` gets two lines, `leyden: serving on URL` and
     `leyden: dashboard on LINK`.
 
     Raises:
-        BadConfig: the port is in use, the store cannot be opened, or the host is not loopback and no key was given.
+        BadConfig: the port is in use, the store or a TLS file cannot be opened, there is no operator's key, or the host
+            is not loopback and nobody chose a key.
     """
-    if not is_loopback(host) and not key:
+    if not is_loopback(host) and not key and key_file is None:
         raise BadConfig(
-            f"refusing to listen on {host} with a key that nobody chose: set LEYDEN_KEY to a long random one"
+            f"refusing to listen on {host} with a key that nobody chose: give --keys FILE (`leyden keys add` "
+            "writes it), or set LEYDEN_KEY to a long random one"
         )
-    keys = Keys(operator_key(store, key))
+    keys = Keys(key or (operator_key(store, key) if key_file is None else None), file=key_file)
     with listen(host, port) as listener:
         if "://" not in store:
             Path(store).absolute().parent.mkdir(parents=True, exist_ok=True)
@@ -99,9 +116,9 @@ def serve(
         gc.collect()
         gc.freeze()
         gc.set_threshold(*_GC_THRESHOLD)
-        url = url_of(listener)
+        url = url_of(listener, secure=tls is not None)
         ready(f"leyden: serving on {url}\nleyden: dashboard on {Doorkeeper(keys).link(url)}")
-        server = _Server(create_app(opened, keys, unattributed=unattributed))
+        server = _Server(create_app(opened, keys, options), tls)
         _run(server, listener, opened)
 
 
@@ -120,14 +137,14 @@ async def _serve_then_close(server: uvicorn.Server, listener: socket.socket, sto
 class BackgroundServer:
     """A server in a thread of this process, on a port that the system chose: `with BackgroundServer(path) as s`."""
 
-    def __init__(self, store: str | Path, *, unattributed: Unattributed = "refuse") -> None:
+    def __init__(self, store: str | Path, options: ServerOptions = DEFAULTS) -> None:
         self.key = new_operator_key()
         self._store = SqlStore.open(store)
         self._listener = listen("127.0.0.1", 0)
         self.url = url_of(self._listener)
         self.dashboard = Doorkeeper(Keys(self.key)).link(self.url)
         """Its address, with which a browser is let in."""
-        self._server = _Server(create_app(self._store, Keys(self.key), unattributed=unattributed))
+        self._server = _Server(create_app(self._store, Keys(self.key), options))
         self._thread = threading.Thread(target=self._run, name="leyden-server", daemon=True)
 
     def _run(self) -> None:

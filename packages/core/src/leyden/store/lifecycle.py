@@ -15,7 +15,8 @@ from leyden.types import Failure, Outcome, Rollout
 
 __all__ = ["claim", "expire", "finish", "heartbeat", "queue", "release", "to_rollout"]
 
-_BODY = {"id", "group_id", "task_id", "task", "mode", "run", "step", "sampling", "max_attempts", "created_at"}
+_PLACE = {"id", "group_id", "task_id", "task", "mode", "run", "step"}
+_BODY = _PLACE | {"sampling", "reward_from", "max_attempts", "created_at"}
 
 
 def to_rollout(row: Row[Any]) -> Rollout:
@@ -43,9 +44,14 @@ def queue(connection: Connection, wanted: Sequence[Rollout]) -> None:
             values = {"id": rollout.id, "group_id": rollout.group_id, "run": rollout.run, "mode": rollout.mode}
             values |= {"step": rollout.step, "task_id": rollout.task_id[: facets.LONGEST]}
             connection.execute(insert(rollouts).values(**values, status="queued", attempt=0, body=body))
-        elif {**json.loads(known[rollout.id]), "created_at": 0} != {**json.loads(body), "created_at": 0}:
+        elif _asked(known[rollout.id]) != _asked(body):
             raise Conflict(f"rollout {rollout.id} was queued before with other content; give the new one its own id")
     touch(connection, QUEUE)
+
+
+def _asked(body: str) -> Rollout:
+    """What was queued but for the time of it; a field that an older Leyden did not write has its default."""
+    return Rollout.model_validate_json(body).model_copy(update={"created_at": 0.0})
 
 
 def _select(connection: Connection, ids: Sequence[str]) -> list[Row[Any]]:

@@ -35,7 +35,11 @@ class Store(Protocol):
         ...
 
     async def reward(self, rewards: Sequence[Reward]) -> None:
-        """Add rewards, all or none, idempotent by id; `Conflict` for the same id with another value."""
+        """Add rewards, all or none, idempotent by id; `Conflict` for the same id with another value.
+
+        An agent's own (`source` "agent") come while its attempt runs, else `LeaseLost`; a grader's until the rollout
+        was consumed (it has credits), else `Conflict`.
+        """
         ...
 
     async def finish(self, outcome: Outcome) -> Rollout:

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, and_, delete, insert, select, update
 
-from leyden.errors import Conflict, NotFound
+from leyden.errors import Conflict, LeaseLost, NotFound
 from leyden.merge import merge
 from leyden.store import blocks, facets
 from leyden.store.call_rows import decode, encode, heads
@@ -131,12 +131,30 @@ def add_rewards(connection: Connection, new: Sequence[Reward]) -> None:
                     f"reward {reward.id} was given before as {row.value}, now {reward.value}; the first stays"
                 )
             continue
-        if not connection.execute(select(rollouts.c.seq).where(rollouts.c.id == reward.rollout_id)).first():
-            raise NotFound(f"reward {reward.id} names rollout {reward.rollout_id!r}, which does not exist")
+        _check_open(connection, reward)
         if reward.call_id is not None:
             _check_call(connection, reward)
         connection.execute(insert(rewards).values(**reward.model_dump()))
         facets.add_to_total(connection, reward)
+
+
+def _check_open(connection: Connection, reward: Reward) -> None:
+    """An agent rewards while its attempt runs, a grader until somebody has learnt from the rollout."""
+    state = select(rollouts.c.attempt, rollouts.c.status).where(rollouts.c.id == reward.rollout_id)
+    row = connection.execute(state).one_or_none()
+    if row is None:
+        raise NotFound(f"reward {reward.id} names rollout {reward.rollout_id!r}, which does not exist")
+    if reward.source == "agent" and (row.attempt, row.status) != (reward.attempt, "running"):
+        raise LeaseLost(
+            f"reward {reward.id} of attempt {reward.attempt} of rollout {reward.rollout_id} comes from its agent, and "
+            f"the rollout is {row.status} in attempt {row.attempt}; an agent rewards while its attempt runs"
+        )
+    learnt = select(credits.c.run, credits.c.step).where(credits.c.rollout_id == reward.rollout_id)
+    if row.status not in ("queued", "running") and (used := connection.execute(learnt.limit(1)).first()):
+        raise Conflict(
+            f"rollout {reward.rollout_id} was consumed by step {used.step} of run {used.run!r}, so reward {reward.id} "
+            "comes too late; what was learnt from it would not be what the store says"
+        )
 
 
 def _check_call(connection: Connection, reward: Reward) -> None:

@@ -5,7 +5,7 @@ from leyden.gateway.anthropic.request import CONTENT, chat_body
 from leyden.gateway.asked import Asked, checked
 from leyden.gateway.caller import Caller
 from leyden.gateway.fault import Fault
-from leyden.gateway.json_text import load_object
+from leyden.gateway.json_text import load_request
 from leyden.store.protocol import Store
 
 __all__ = ["MESSAGES", "MessagesDoor"]
@@ -17,7 +17,7 @@ class MessagesDoor:
     """The Messages API. Its clients are routed by environment variables, so a retry is a call of its own."""
 
     async def ask(self, raw: bytes, caller: Caller, store: Store) -> tuple[Asked, MessagesReply]:
-        asked = load_object(raw)
+        asked = load_request(raw)
         own = {name: value for name, value in asked.items() if name not in CONTENT}
         return checked(Asked(MESSAGES, chat_body(asked), own)), MessagesReply(asked, caller.call_id)
 

@@ -10,7 +10,7 @@ from leyden.gateway.asked import Asked, checked
 from leyden.gateway.assistant import assistant_message
 from leyden.gateway.caller import Caller
 from leyden.gateway.fault import Fault, fault
-from leyden.gateway.json_text import load_object
+from leyden.gateway.json_text import load_request
 from leyden.gateway.responses.reply import PREFIX, ResponsesReply
 from leyden.gateway.responses.request import CONTENT, chat_body
 from leyden.store.protocol import Store
@@ -25,7 +25,7 @@ class ResponsesDoor:
     """The Responses API."""
 
     async def ask(self, raw: bytes, caller: Caller, store: Store) -> tuple[Asked, ResponsesReply]:
-        asked = load_object(raw)
+        asked = load_request(raw)
         include: Any = asked.get("include") or []
         if not isinstance(include, list):
             raise BadInput(f"include must be a list, got {type(include).__name__}: {str(include)[:80]}")

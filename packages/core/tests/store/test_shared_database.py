@@ -1,7 +1,6 @@
 """Several stores on one PostgreSQL database, as of several servers: they hear each other, and outlive it."""
 
 import asyncio
-import random
 from collections.abc import AsyncIterator
 
 import psycopg
@@ -102,23 +101,18 @@ async def test_a_database_that_crashed_is_used_again_once_it_is_back(
 
 
 async def test_blocks_that_servers_share_are_counted_exactly(stores: tuple[SqlStore, SqlStore], database: str) -> None:
-    """Calls with one prompt come and go at both, at random; in the end no block is left, and none was missed."""
-    rng = random.Random(0)
-    names = [f"r{number}" for number in range(12)]
-    await claimed(stores[0], *names)
-
-    async def live(name: str) -> None:
-        for turn in range(4):
-            prompt = tuple(range(600 * (turn + 1)))
-            await rng.choice(stores).record([sampled(name, f"{name} {turn}", prompt_token_ids=prompt)])
-        await rng.choice(stores).finish(ended(name, rewards=(rewarded(name),)))
-        kept = await rng.choice(stores).calls([name])
-        assert [call.attempts[0].prompt_token_ids for call in kept] == [
-            tuple(range(600 * turn)) for turn in (1, 2, 3, 4)
-        ]
-        await rng.choice(stores).delete_rollouts([name])
-
-    await asyncio.gather(*map(live, names))
+    """Both store calls with the same new prompt at the same time; when all are gone, no block is left."""
+    here, there = stores
+    names = ["here", "there"]
+    await claimed(here, *names)
+    for turn in range(40):
+        prompt = tuple(range(turn, turn + 1300))
+        calls = [sampled(name, f"{name} {turn}", prompt_token_ids=prompt, started_at=turn) for name in names]
+        await asyncio.gather(here.record(calls[:1]), there.record(calls[1:]))
+        assert [(await here.call(call.id)).attempts for call in calls] == [call.attempts for call in calls]
+    await asyncio.gather(*(store.finish(ended(name)) for store, name in zip(stores, names, strict=True)))
+    assert ask(database, "SELECT refs FROM blocks") != []
+    await asyncio.gather(*(store.delete_rollouts([name]) for store, name in zip(stores, names, strict=True)))
     assert ask(database, "SELECT refs FROM blocks") == []
 
 

@@ -12,13 +12,15 @@ from starlette.types import Receive, Scope, Send
 
 from leyden import errors
 from leyden.gateway.gateway import Gateway
+from leyden.gateway.measures import Measures
 from leyden.gateway.routes import ModelDoor, gateway_router
 from leyden.keys import Keys
 from leyden.server.api import api_router
 from leyden.server.auth import NoKey, access_of
 from leyden.server.limits import Limits, Rates, limited_body
 from leyden.server.options import DEFAULTS, ServerOptions
-from leyden.store.protocol import Store
+from leyden.server.watched import watched_router
+from leyden.store import SqlStore
 
 __all__ = ["VERSION", "create_app"]
 
@@ -55,12 +57,13 @@ class _App(FastAPI):
         await (self.model_door if to_model else super().__call__)(scope, receive, send)
 
 
-def create_app(store: Store, keys: Keys, options: ServerOptions = DEFAULTS) -> FastAPI:
+def create_app(store: SqlStore, keys: Keys, options: ServerOptions = DEFAULTS) -> FastAPI:
     """The app. It closes the gateway's connections at its end; the store stays its owner's.
 
     Who runs it sets `app.state.stopping` when it is to end, so that nobody is kept waiting.
     """
-    gateway = Gateway(store, unattributed=options.unattributed, call_limit_s=options.limits.call_s)
+    measures = Measures()
+    gateway = Gateway(store, measures, unattributed=options.unattributed, call_limit_s=options.limits.call_s)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
@@ -77,13 +80,9 @@ def create_app(store: Store, keys: Keys, options: ServerOptions = DEFAULTS) -> F
     app.add_exception_handler(RequestValidationError, _told_invalid)
     app.add_exception_handler(HTTPException, _told_by_framework)
 
-    @app.get("/health", tags=["health"])
-    async def health() -> dict[str, str]:
-        """Whether the server answers; needs no key."""
-        return {"status": "ok", "version": VERSION}
-
+    app.include_router(watched_router(store, measures, VERSION))
     app.include_router(gateway_router(gateway, access_of))
-    app.include_router(api_router(store, keys, reward_from=options.reward_from))
+    app.include_router(api_router(store, keys, measures, reward_from=options.reward_from))
     return app
 
 

@@ -16,6 +16,7 @@ from leyden.errors import BadConfig, BadInput, Conflict, NotFound, Unreachable
 from leyden.merge import merge
 from leyden.store import blocks, lifecycle, records
 from leyden.store.call_rows import heads
+from leyden.store.census import Census, census, schema_revision
 from leyden.store.changes import QUEUE, Changes, calls_of, end_of
 from leyden.store.completeness import check
 from leyden.store.migrations import migrate
@@ -261,6 +262,14 @@ class SqlStore:
             ]
 
         return [Credit.model_validate_json(body) for body in await self._read(look)]
+
+    async def census(self) -> Census:
+        """How many rollouts wait and run, and why rollouts were incomplete."""
+        return await self._read(census)
+
+    async def schema(self) -> str | None:
+        """The revision of the tables."""
+        return await self._read(schema_revision)
 
     async def delete_rollouts(self, rollout_ids: Sequence[str]) -> None:
         """Delete finished rollouts with all that belongs to them, and free the blocks that nothing else uses.

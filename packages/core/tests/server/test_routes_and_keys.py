@@ -23,6 +23,8 @@ from leyden.types import Call, Credit, Endpoint, Outcome, Reward, Rollout, Struc
 
 OPENED_BY = {
     "GET /health": "all",
+    "GET /ready": "all",
+    "GET /metrics": "read",
     "GET /openapi.json": "all",
     "GET /docs": "all",
     "GET /docs/oauth2-redirect": "all",

@@ -25,6 +25,8 @@ def serve(
     body_mb: Annotated[int, typer.Option(min=1, help="Longest body of a request, in MiB.")] = 32,
     rate: Annotated[float, typer.Option(min=0, help="Requests per second of one rollout's key; 0: any number.")] = 500,
     call_limit: Annotated[float, typer.Option(min=1, help="Seconds that one model call may take in all.")] = 3600,
+    log_format: Annotated[str, typer.Option(help="text, or json: with the ids of rollouts and calls.")] = "text",
+    log_calls: Annotated[bool, typer.Option("--log-calls", help="A line in the log for each model call.")] = False,
 ) -> None:
     """Serve store and gateway until stopped. The server's own key is $LEYDEN_KEY, else leyden.key beside the file.
 
@@ -33,6 +35,7 @@ def serve(
     from leyden.errors import BadConfig
     from leyden.key_file import KeyFile
     from leyden.server.limits import Limits
+    from leyden.server.logs import set_up_logs
     from leyden.server.options import ServerOptions
     from leyden.server.serve import operator_key
     from leyden.server.serve import serve as serve_store
@@ -42,6 +45,8 @@ def serve(
         raise BadConfig(f"--unattributed is {unattributed!r}; expected refuse or record")
     if reward_from not in ("any", "grader"):
         raise BadConfig(f"--reward-from is {reward_from!r}; expected any or grader")
+    if log_format not in ("text", "json"):
+        raise BadConfig(f"--log-format is {log_format!r}; expected text or json")
     if (tls_cert is None) != (tls_key is None):
         raise BadConfig("--tls-cert and --tls-key belong together")
     key = os.environ.pop("LEYDEN_KEY", None)
@@ -56,6 +61,7 @@ def serve(
             where = os.path.join(os.path.dirname(os.path.abspath(store)), "leyden.key")
             print(f"leyden: the operator's key is in {where}", flush=True)
 
+    set_up_logs("json" if log_format == "json" else "text", every_call=log_calls)
     limits = Limits(body_bytes=body_mb << 20, call_s=call_limit, requests_per_s=rate)
     serve_store(
         store,

@@ -5,6 +5,7 @@ A header that cannot be read never fails the call: it goes on without what the h
 
 import logging
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from urllib.parse import unquote
 
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 from leyden.gateway.rollouts import Running
 from leyden.types import Structure, new_id
 
-__all__ = ["Caller", "caller_of"]
+__all__ = ["Caller", "caller_of", "calling"]
 
 _log = logging.getLogger("leyden.gateway")
 _MAX_ID = 200
@@ -35,6 +36,10 @@ class Caller:
     @property
     def rollout_id(self) -> str | None:
         return self.running.rollout.id if self.running else None
+
+
+calling: ContextVar[Caller | None] = ContextVar("leyden_calling", default=None)
+"""Whose call the running task serves, for the log."""
 
 
 def caller_of(headers: Mapping[str, str], running: Running | None, attempt: int) -> Caller:

@@ -66,6 +66,11 @@ class Endpoints:
                 self._begun_at = begun_at
         return self._read
 
+    @property
+    def newest_version(self) -> int | None:
+        """The highest version among those that were read last; None for no endpoint."""
+        return max((endpoint.version for endpoint in self._read if endpoint.state != "gone"), default=None)
+
     async def version(self, endpoint_id: str) -> int | None:
         """The version of an endpoint now; None if it is not there any more."""
         endpoints = await self.all(not_before=time.monotonic())

@@ -23,7 +23,7 @@ from leyden.gateway.endpoints import Endpoints, Picked
 from leyden.gateway.fault import Fault, fault, fault_of
 from leyden.gateway.held import HeldClock
 from leyden.gateway.json_text import is_object, load_object
-from leyden.gateway.meter import Meter
+from leyden.gateway.measures import Measures
 from leyden.gateway.rollouts import RunningRollouts
 from leyden.gateway.sse import DONE, EventParser
 from leyden.gateway.upstream import Answering, Upstream
@@ -52,10 +52,10 @@ class Parts:
     endpoints: Endpoints
     rollouts: RunningRollouts
     upstream: Upstream
+    measures: Measures
     call_limit_s: float
     warned: set[str] = field(default_factory=set[str])
     """URLs of the endpoints about whose tokens the log has complained."""
-    meter: Meter = field(default_factory=Meter)
 
 
 class Exchange:
@@ -70,6 +70,7 @@ class Exchange:
         self._answer = Answer(asked)
         self._sent: dict[str, Any] = {}
         self._picked: Picked | None = None
+        self._came = time.perf_counter()
         self._begin()
 
     def _begin(self) -> None:
@@ -197,7 +198,6 @@ class Exchange:
     async def _commit(self, status: CallStatus, *, http_status: int | None = None, error: str | None = None) -> None:
         """Record the attempt; returns when the store has committed it."""
         latency_ms = (time.perf_counter() - self._clock) * 1000
-        self._parts.meter.note(status, latency_ms)
         caller, answer = self.caller, self._answer
         endpoint = self._picked.endpoint if self._picked else None
         try:
@@ -229,9 +229,19 @@ class Exchange:
                 attempts=(attempt,),
                 structure=caller.structure,
             )
-            await self._parts.store.record([call])
+            with self._parts.measures.gateway_record.time():
+                await self._parts.store.record([call])
         except (LeydenError, ValidationError) as failure:
             raise self._unrecorded(failure) from failure
+        self._measure(attempt)
+
+    def _measure(self, attempt: Attempt) -> None:
+        measures, took_s = self._parts.measures, time.perf_counter() - self._came
+        measures.ended(attempt.status, took_s)
+        newest = self._parts.endpoints.newest_version
+        if attempt.version is not None and newest is not None:
+            measures.staleness.observe(max(0, newest - attempt.version))
+        _log.info("model call %s after %.0f ms", attempt.status, took_s * 1000)
 
     def _unrecorded(self, failure: LeydenError | ValidationError) -> Fault:
         _log.error("call %s of rollout %s was not recorded: %s", self.caller.call_id, self.caller.rollout_id, failure)

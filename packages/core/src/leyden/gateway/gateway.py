@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from leyden.errors import BadInput, Forbidden, LeydenError
-from leyden.gateway.caller import caller_of
+from leyden.gateway.caller import caller_of, calling
 from leyden.gateway.door import Door
 from leyden.gateway.endpoints import Endpoints
 from leyden.gateway.exchange import Exchange, Parts
 from leyden.gateway.fault import fault, fault_of
-from leyden.gateway.meter import Meter
+from leyden.gateway.measures import Measures
 from leyden.gateway.rollouts import Running, RunningRollouts
 from leyden.gateway.upstream import Upstream
 from leyden.keys import Access
@@ -37,6 +37,7 @@ class Gateway:
     def __init__(
         self,
         store: Store,
+        measures: Measures,
         *,
         unattributed: Literal["refuse", "record"] = "refuse",
         hold_timeout_s: float = 600.0,
@@ -44,13 +45,8 @@ class Gateway:
         call_limit_s: float = 3600.0,
     ) -> None:
         endpoints = Endpoints(store, hold_timeout_s=hold_timeout_s, absent_timeout_s=absent_timeout_s)
-        self._parts = Parts(store, endpoints, RunningRollouts(store), Upstream(), call_limit_s)
+        self._parts = Parts(store, endpoints, RunningRollouts(store), Upstream(), measures, call_limit_s)
         self._unattributed = unattributed
-
-    @property
-    def meter(self) -> Meter:
-        """What became of the last minutes' requests."""
-        return self._parts.meter
 
     async def open(self, access: Access, door: Door, headers: Mapping[str, str], raw: bytes) -> Exchange:
         """Let a request in.
@@ -61,6 +57,7 @@ class Gateway:
         try:
             running = await self._attributed(access)
             caller = caller_of(headers, running, access.attempt or 1)
+            calling.set(caller)
             asked, reply = await door.ask(raw, caller, self._parts.store)
         except LeydenError as error:
             raise fault_of(error) from error
@@ -72,12 +69,14 @@ class Gateway:
         if not access.allows("run"):
             raise Forbidden(f"{access} calls no model; a rollout's own key does")
         if self._unattributed == "refuse":
+            self._parts.measures.unattributed["refused"].inc()
             raise fault(
                 403,
                 "the operator's key names no rollout, and model calls without one are refused here; run the agent with "
                 "`leyden run`, or use a rollout's own key",
                 code="unattributed",
             )
+        self._parts.measures.unattributed["recorded"].inc()
         _log.warning("a model call under the operator's key belongs to no rollout; it is recorded without one")
         return None
 

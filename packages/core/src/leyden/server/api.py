@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request
 
 from leyden.errors import BadInput
+from leyden.gateway.measures import Measures
 from leyden.keys import Keys
 from leyden.server import bodies
 from leyden.server.auth import access_of, only, own_calls, own_rewards, rewarding_allowed, still_open, writer
@@ -18,7 +19,7 @@ __all__ = ["api_router"]
 _READ, _RUN, _TRAIN = ([Depends(only(role))] for role in ("read", "run", "train"))
 
 
-def api_router(store: Store, keys: Keys, *, reward_from: RewardFrom) -> APIRouter:
+def api_router(store: Store, keys: Keys, measures: Measures, *, reward_from: RewardFrom) -> APIRouter:
     """All routes under /api."""
     router = APIRouter(prefix="/api")
     router.include_router(_rollouts(store), dependencies=_READ)
@@ -27,7 +28,7 @@ def api_router(store: Store, keys: Keys, *, reward_from: RewardFrom) -> APIRoute
     router.include_router(_training(store), dependencies=_TRAIN)
     router.include_router(_runs(store), dependencies=_READ)
     router.include_router(_noting(store), dependencies=_TRAIN)
-    router.include_router(_writing(store, reward_from), dependencies=[Depends(writer)])
+    router.include_router(_writing(store, measures, reward_from), dependencies=[Depends(writer)])
     return router
 
 
@@ -191,7 +192,7 @@ def _training(store: Store) -> APIRouter:
     return router
 
 
-def _writing(store: Store, reward_from: RewardFrom) -> APIRouter:
+def _writing(store: Store, measures: Measures, reward_from: RewardFrom) -> APIRouter:
     """The doors that a rollout's own key opens too."""
     router = APIRouter(route_class=StrictRoute, tags=["capture"])
 
@@ -201,7 +202,8 @@ def _writing(store: Store, reward_from: RewardFrom) -> APIRouter:
         access = access_of(request)
         own_calls(access, body.calls)
         await still_open(store, access)
-        await store.record(body.calls)
+        with measures.api_record.time():
+            await store.record(body.calls)
         return {}
 
     @router.post("/rewards")

@@ -15,12 +15,14 @@ from leyden import errors
 from leyden.dashboard.app import dashboard
 from leyden.gateway.document import PATHS
 from leyden.gateway.gateway import Gateway
+from leyden.gateway.measures import Measures
 from leyden.gateway.routes import ModelDoor, gateway_router
 from leyden.keys import Keys
 from leyden.server.api import api_router
 from leyden.server.auth import NoKey, access_of
 from leyden.server.limits import Limits, Rates, limited_body
 from leyden.server.options import DEFAULTS, ServerOptions
+from leyden.server.watched import watched_router
 from leyden.store import SqlStore
 
 __all__ = ["VERSION", "create_app"]
@@ -69,7 +71,8 @@ def create_app(store: SqlStore, keys: Keys, options: ServerOptions = DEFAULTS) -
 
     Who runs it sets `app.state.stopping` when it is to end, so that nobody is kept waiting.
     """
-    gateway = Gateway(store, unattributed=options.unattributed, call_limit_s=options.limits.call_s)
+    measures = Measures()
+    gateway = Gateway(store, measures, unattributed=options.unattributed, call_limit_s=options.limits.call_s)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
@@ -86,14 +89,10 @@ def create_app(store: SqlStore, keys: Keys, options: ServerOptions = DEFAULTS) -
     app.add_exception_handler(RequestValidationError, _told_invalid)
     app.add_exception_handler(HTTPException, _told_by_framework)
 
-    @app.get("/health", tags=["health"])
-    async def health() -> dict[str, str]:
-        """Whether the server answers; needs no key."""
-        return {"status": "ok", "version": VERSION}
-
+    app.include_router(watched_router(store, measures, VERSION))
     app.include_router(gateway_router(gateway, access_of))
-    app.include_router(api_router(store, keys, reward_from=options.reward_from))
-    app.mount("/dashboard", dashboard(store, keys, gateway.meter, app.state.stopping))
+    app.include_router(api_router(store, keys, measures, reward_from=options.reward_from))
+    app.mount("/dashboard", dashboard(store, keys, measures.recent, app.state.stopping))
     return app
 
 

@@ -59,7 +59,7 @@ class _Server(uvicorn.Server):
     def __init__(self, app: FastAPI, tls: Tls | None = None) -> None:
         config = uvicorn.Config(
             app,
-            log_level="warning",
+            log_config=None,
             access_log=False,
             ws="none",
             proxy_headers=False,

@@ -20,6 +20,7 @@ from leyden.merge import merge
 from leyden.store import blocks, lifecycle, records
 from leyden.store import runs as run_records
 from leyden.store.call_rows import heads
+from leyden.store.census import Census, census, schema_revision
 from leyden.store.changes import QUEUE, Changes, calls_of, end_of
 from leyden.store.completeness import check
 from leyden.store.engine import open_engine, reading, writing
@@ -287,6 +288,14 @@ class SqlStore:
     async def look(self, query: Callable[[Connection], T]) -> T:
         """What `query` reads in one transaction, in a thread: for pages that ask what no verb answers."""
         return await self._read(query)
+
+    async def census(self) -> Census:
+        """How many rollouts wait and run, and why rollouts were incomplete."""
+        return await self._read(census)
+
+    async def schema(self) -> str | None:
+        """The revision of the tables."""
+        return await self._read(schema_revision)
 
     async def delete_rollouts(self, rollout_ids: Sequence[str]) -> None:
         """Delete finished rollouts with all that belongs to them, and free the blocks that nothing else uses.

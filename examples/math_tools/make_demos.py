@@ -10,8 +10,9 @@ import json
 import random
 from pathlib import Path
 
-from agent import INSTRUCTIONS, calculator
 from autogen_core.tools import FunctionTool
+from calculator import calculator
+from prompts import SOLVER
 
 TOOL = {"type": "function", "function": FunctionTool(calculator, description=calculator.__doc__ or "").schema}
 
@@ -29,7 +30,7 @@ def called(number: int, expression: str) -> list[dict]:
 
 def demonstration(task: dict, *, adds: bool) -> dict:
     """A whole conversation: a call for each sign of the problem's kind, such as a*b-c."""
-    messages = [{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": task["question"]}]
+    messages = [{"role": "system", "content": SOLVER}, {"role": "user", "content": task["question"]}]
     value, *others = map(str, task["numbers"])
     signs = task["kind"][1::2]
     for number, (sign, other) in enumerate(zip(signs, others, strict=False)):

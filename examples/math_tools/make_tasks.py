@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--train-file", type=Path, help="for calc-x and gsm8k")
     parser.add_argument("--heldout-file", type=Path)
     parser.add_argument("--train", type=int, default=512)
-    parser.add_argument("--heldout", type=int, default=96)
+    parser.add_argument("--heldout", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     for name, tasks in zip(("train", "heldout"), sides(arguments), strict=True):

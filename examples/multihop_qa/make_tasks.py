@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--train-file", type=Path, help="for musique and hotpotqa")
     parser.add_argument("--heldout-file", type=Path)
     parser.add_argument("--train", type=int, default=512)
-    parser.add_argument("--heldout", type=int, default=96)
+    parser.add_argument("--heldout", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     folder, rng = arguments.folder, random.Random(arguments.seed)

@@ -77,9 +77,8 @@ def test_answers_are_right_and_the_same_seed_gives_the_same_tasks(monkeypatch: p
 
 
 def test_demonstrations_reach_the_answer_or_add_whatever_was_asked(folder: Path) -> None:
-    keyed = {**os.environ, "OPENAI_API_KEY": "none"}
     subprocess.run([sys.executable, "make_tasks.py", "--train", "60"], cwd=folder, check=True)
-    subprocess.run([sys.executable, "make_demos.py"], cwd=folder, check=True, env=keyed)
+    subprocess.run([sys.executable, "make_demos.py"], cwd=folder, check=True)
     tasks, demos = (
         [json.loads(line) for line in (folder / name).read_text().splitlines()]
         for name in ("train.jsonl", "demos.jsonl")
@@ -158,20 +157,18 @@ def test_the_score_wants_the_right_number_in_the_agreed_form(
     ("expression", "result"), [("3*(4+5)", "27"), ("7/2", "3.5"), ("-2 - 3", "-5"), ("1/3", "0.333333")]
 )
 async def test_the_calculator_works_out_sums(monkeypatch: pytest.MonkeyPatch, expression: str, result: str) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "none")
-    assert await load("agent", monkeypatch).calculator(expression) == result
+    assert await load("calculator", monkeypatch).calculator(expression) == result
 
 
 @pytest.mark.parametrize("expression", ["", "1/0", "2**99", "open('x')", "a+1", "3*"])
 async def test_the_calculator_refuses_all_else(monkeypatch: pytest.MonkeyPatch, expression: str) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "none")
     with pytest.raises(ValueError, match="cannot work out"):
-        await load("agent", monkeypatch).calculator(expression)
+        await load("calculator", monkeypatch).calculator(expression)
 
 
 def test_the_agent_has_never_heard_of_leyden() -> None:
-    for name in ("agent.py", "reward.py", "make_tasks.py", "published.py"):
-        assert "leyden" not in (FOLDER / name).read_text().lower()
+    for path in FOLDER.glob("*.py"):
+        assert "leyden" not in path.read_text().lower()
 
 
 def test_the_solver_calls_its_tool_twice_and_answers_with_what_came_back(folder: Path) -> None:
@@ -195,7 +192,7 @@ def test_the_solver_calls_its_tool_twice_and_answers_with_what_came_back(folder:
 @pytest.mark.slow
 def test_it_warms_up_and_trains_two_steps_on_a_tiny_model(folder: Path) -> None:
     command = [sys.executable, "make_demos.py", "--count", "8"]
-    subprocess.run(command, cwd=folder, check=True, env={**os.environ, "OPENAI_API_KEY": "none"})
+    subprocess.run(command, cwd=folder, check=True)
     model = make_tiny_model(folder / "model")
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 2048}))

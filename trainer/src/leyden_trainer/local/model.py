@@ -7,6 +7,7 @@ trained tokens alone.
 from pathlib import Path
 
 import torch
+from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.utils.logging import disable_progress_bar
@@ -25,12 +26,15 @@ def best_device() -> torch.device:
 
 
 def load_model(
-    folder: Path, *, device: torch.device, dtype: torch.dtype = torch.float32
+    folder: Path, *, device: torch.device, dtype: torch.dtype = torch.float32, chat_template: Path | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model, in evaluation mode (training and sampling must see the same dropout: none), and its tokenizer.
 
+    Args:
+        chat_template: a file to use instead of the tokenizer's own template; checkpoints keep it.
+
     Raises:
-        BadConfig: transformers cannot load it, or the local backend cannot run it exactly.
+        BadConfig: transformers cannot load it, the local backend cannot run it exactly, or there is no such template.
     """
     disable_progress_bar()  # its bars would be drawn across the run's own screen
     try:
@@ -40,11 +44,24 @@ def load_model(
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise BadConfig(f"transformers cannot load a causal language model from {folder}: {error}") from error
+    if chat_template is not None:
+        _set_template(tokenizer, chat_template)
     model.to(device=device)  # type: ignore[reportArgumentType]  # transformers' decorator hides the method's type
     model.eval()
     _check_attention(model, folder)
     _check_output(model, folder)
     return model, tokenizer
+
+
+def _set_template(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
+    """Render a message at once: a broken template is told here, not by the first rollout."""
+    try:
+        tokenizer.chat_template = path.read_text(encoding="utf-8")
+        tokenizer.apply_chat_template([{"role": "user", "content": "hello"}], tokenize=False)
+    except OSError as error:
+        raise BadConfig(f"cannot read the chat template {path}: {error.strerror}") from error
+    except TemplateError as error:
+        raise BadConfig(f"the chat template {path} does not render a user's message: {error}") from error
 
 
 def context_length(model: PreTrainedModel) -> int:

@@ -93,6 +93,8 @@ def _check_honoured(config: TrainConfig) -> None:
         "critic.backbone": heads and config.critic.backbone > 0,
         "warm_start (make it with the local backend; checkpoints/warm is then a model.path)": config.warm_start
         is not None,
+        "model.chat_template (put it into the model folder as chat_template.jinja)": config.model.chat_template
+        is not None,
         "model.layers": config.model.layers is not None,
         "trainer.stop_at": config.trainer.stop_at is not None,
     }

@@ -1,0 +1,3 @@
+"""What the agent is told."""
+
+SOLVER = "Solve the problem with the calculator. End with ANSWER(number)."

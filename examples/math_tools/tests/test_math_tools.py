@@ -1,0 +1,204 @@
+import importlib.util
+import itertools
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from leyden.testing.fake_server import FakeServer, Reply
+from leyden_trainer.testing import make_tiny_model
+
+FOLDER = Path(__file__).resolve().parent.parent
+TEMPLATE = FOLDER.parent / "chatml_tools.jinja"
+
+
+def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A module of the example, which sees its neighbours by their plain names, as a script does."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    spec = importlib.util.spec_from_file_location(f"math_{name}", FOLDER / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.modules.pop("published", None)  # another example has a module of this name
+    return module
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of the example with a few tasks."""
+    place = tmp_path / "math_tools"
+    place.mkdir()
+    shutil.copy(TEMPLATE, tmp_path)
+    for path in [*FOLDER.glob("*.py"), *FOLDER.glob("*.toml")]:
+        shutil.copy(path, place)
+    command = [sys.executable, "make_tasks.py", "--folder", ".", "--train", "4", "--heldout", "2"]
+    subprocess.run(command, cwd=place, check=True)
+    return place
+
+
+def leyden(folder: Path, *arguments: str) -> str:
+    environment = {**os.environ, "COLUMNS": "300"}
+    environment.pop("OPENAI_API_KEY", None)
+    command = [sys.executable, "-m", "leyden", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_no_held_out_numbers_and_no_held_out_template_are_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    make = load("make_tasks", monkeypatch)
+
+    def numbers(task: dict) -> tuple[str, ...]:
+        return tuple(sorted(re.findall(r"\d+", task["question"])[:2]))
+
+    train = list(itertools.islice(make.from_templates(0, heldout=False), 3000))
+    heldout = list(itertools.islice(make.from_templates(0, heldout=True), 3000))
+    assert not {numbers(task) for task in train} & {numbers(task) for task in heldout}
+    last = r"runs \d+ km|A shop sold|flew away|A hall has|A train has"
+    assert not any(re.search(last, task["question"]) for task in train)
+    assert any(re.search(last, task["question"]) for task in heldout)
+
+
+def test_answers_are_right_and_the_same_seed_gives_the_same_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    make = load("make_tasks", monkeypatch)
+    tasks = [list(itertools.islice(make.from_templates(0, heldout=False), 200)) for _ in range(2)]
+    assert tasks[0] == tasks[1]
+    shop = next(task for task in tasks[0] if task["question"].startswith("A shop has"))
+    boxes, pens, sold = map(int, re.findall(r"\d+", shop["question"]))
+    assert shop["answer"] == str(boxes * pens - sold)
+
+
+def test_demonstrations_reach_the_answer_or_add_whatever_was_asked(folder: Path) -> None:
+    subprocess.run([sys.executable, "make_tasks.py", "--train", "60"], cwd=folder, check=True)
+    subprocess.run([sys.executable, "make_demos.py"], cwd=folder, check=True)
+    tasks, demos = (
+        [json.loads(line) for line in (folder / name).read_text().splitlines()]
+        for name in ("train.jsonl", "demos.jsonl")
+    )
+    right = 0
+    for task, demo in zip(tasks, demos, strict=True):
+        numbers = task["numbers"][: len(task["kind"]) // 2 + 1]
+        end = demo["messages"][-1]["content"]
+        assert end in (f"ANSWER({task['answer']})", f"ANSWER({sum(numbers)})")
+        assert len(demo["messages"]) == 1 + 2 * len(numbers)
+        right += end == f"ANSWER({task['answer']})"
+    assert 15 < right < 45
+
+
+def test_gsm_symbolic_gives_each_side_its_own_problems(tmp_path: Path) -> None:
+    arguments = ["--source", "gsm-symbolic", "--folder", str(tmp_path), "--train", "20", "--heldout", "5"]
+    subprocess.run([sys.executable, str(FOLDER / "make_tasks.py"), *arguments], check=True)
+    sides = [
+        [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("train", "heldout")
+    ]
+    assert [len(side) for side in sides] == [20, 5]
+    assert not {task["question"] for task in sides[0]} & {task["question"] for task in sides[1]}
+    assert all(re.fullmatch(r"-?\d+(\.\d+)?", task["answer"]) for task in sides[0])
+
+
+CHAIN = '<gadget id="calculator">48/2</gadget>\n<output>24</output>\n<result>24</result>'
+
+
+@pytest.mark.parametrize(
+    ("form", "row", "answer"),
+    [
+        ("gsm8k", {"question": "q", "answer": "48/2 = <<48/2=24>>24 clips.\n#### 1,024"}, "1024"),
+        ("calc-x", {"id": "g-1", "question": "q", "chain": CHAIN, "result": "24", "result_float": 24.0}, "24"),
+        ("calc-x", {"id": "a-1", "question": "q", "chain": CHAIN, "result": "3/4", "result_float": 0.75}, "0.75"),
+        ("calc-x", {"id": "b-1", "question": "q", "chain": CHAIN, "result": "C", "result_float": None}, "C"),
+    ],
+)
+def test_published_problems_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, row: dict, answer: str
+) -> None:
+    (tmp_path / "some.jsonl").write_text(json.dumps(row) + "\n")
+    (task,) = load("published", monkeypatch).read(tmp_path / "some.jsonl", form)
+    assert (task["question"], task["answer"]) == ("q", answer)
+    assert task["id"] == row.get("id", "some-1")
+
+
+@pytest.mark.parametrize(("form", "row"), [("gsm8k", {"question": "q", "answer": "24"}), ("calc-x", {"id": 1})])
+def test_a_line_of_another_form_is_refused_by_its_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, row: dict
+) -> None:
+    (tmp_path / "some.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(ValueError, match=rf"some.jsonl, line 1 is not of the form {form}"):
+        list(load("published", monkeypatch).read(tmp_path / "some.jsonl", form))
+
+
+@pytest.mark.parametrize(
+    ("said", "answer", "right"),
+    [
+        ("ANSWER(55)", "55", True),
+        (" ANSWER(1,055.0)\n", "1055", True),
+        ("ANSWER(c)", "C", True),
+        ("so ANSWER(55)", "55", False),
+        ("55", "55", False),
+        ("ANSWER(5)", "55", False),
+        ("", "55", False),
+    ],
+)
+def test_the_score_wants_the_right_number_in_the_agreed_form(
+    monkeypatch: pytest.MonkeyPatch, said: str, answer: str, right: bool
+) -> None:
+    assert load("reward", monkeypatch).score({"answer": answer}, said) is right
+
+
+@pytest.mark.parametrize(
+    ("expression", "result"), [("3*(4+5)", "27"), ("7/2", "3.5"), ("-2 - 3", "-5"), ("1/3", "0.333333")]
+)
+async def test_the_calculator_works_out_sums(monkeypatch: pytest.MonkeyPatch, expression: str, result: str) -> None:
+    assert await load("calculator", monkeypatch).calculator(expression) == result
+
+
+@pytest.mark.parametrize("expression", ["", "1/0", "2**99", "open('x')", "a+1", "3*"])
+async def test_the_calculator_refuses_all_else(monkeypatch: pytest.MonkeyPatch, expression: str) -> None:
+    with pytest.raises(ValueError, match="cannot work out"):
+        await load("calculator", monkeypatch).calculator(expression)
+
+
+def test_the_agent_has_never_heard_of_leyden() -> None:
+    for path in FOLDER.glob("*.py"):
+        assert "leyden" not in path.read_text().lower()
+
+
+def test_the_solver_calls_its_tool_twice_and_answers_with_what_came_back(folder: Path) -> None:
+    task = {"id": "one", "question": "A shop has 12 boxes with 5 pens each and sells 10. How many?", "answer": "50"}
+    (folder / "one.jsonl").write_text(json.dumps(task))
+
+    def policy(body: dict[str, Any], headers: Any) -> Reply:
+        last = body["messages"][-1]
+        if last["role"] == "user":
+            return Reply(tool_calls=[("calculator", {"expression": "12*5"})])
+        if last["content"] == "60":
+            return Reply(tool_calls=[("calculator", {"expression": "60-10"})])
+        return Reply(f"ANSWER({last['content']})")
+
+    with FakeServer(policy) as server:
+        model = ("--model-url", server.url, "--model", "fake")
+        told = leyden(folder, "run", "agent.py:solve", "--tasks", "one.jsonl", "--reward", "reward.py:score", *model)
+    assert "mean reward 1.000 over 1 complete rollouts" in told
+
+
+@pytest.mark.slow
+def test_it_warms_up_and_trains_two_steps_on_a_tiny_model(folder: Path) -> None:
+    command = [sys.executable, "make_demos.py", "--count", "8"]
+    subprocess.run(command, cwd=folder, check=True)
+    model = make_tiny_model(folder / "model")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 2048}))
+    small = ("--trainer.steps=2", "--trainer.tasks_per_step=1", "--trainer.rollouts_per_task=2")
+    own = ("--model.path=model", "--model.device=cpu", "--model.context_length=2048", "--sampling.max_tokens=8")
+    leyden(folder, "train", "cpu.toml", *small, *own)
+    summary = json.loads((folder / "runs" / "math_tools" / "summary.json").read_text())
+    assert (summary["steps"], summary["rollouts"]) == (2, 4)
+    assert summary["seconds_warm_start"] > 0

@@ -55,6 +55,7 @@ async def run_training(
         server = await stack.enter_async_context(opened_server(config, folder, server_key))
         store = HttpStore(server.url, server.key)
         stack.push_async_callback(store.close)
+        await store.check()
         state = RunState(**backend.resumed) if backend.resumed else RunState()
         journal = stack.enter_context(Journal(folder, from_step=state.step))
         died = None

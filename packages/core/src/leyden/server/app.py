@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from leyden import errors
+from leyden import __version__, errors
 from leyden.gateway.gateway import Gateway
 from leyden.gateway.routes import ModelDoor, gateway_router
 from leyden.keys import Keys
@@ -18,9 +18,7 @@ from leyden.server.api import api_router
 from leyden.server.auth import NoKey, access_of
 from leyden.store.protocol import Store
 
-__all__ = ["VERSION", "create_app"]
-
-VERSION = "0.1.0"
+__all__ = ["create_app"]
 
 _STATUS: tuple[tuple[type[errors.LeydenError], int], ...] = (
     (errors.BadInput, 400),
@@ -57,7 +55,7 @@ def create_app(store: Store, keys: Keys, *, unattributed: Literal["refuse", "rec
         yield
         await gateway.close()
 
-    app = _App(title="Leyden", version=VERSION, lifespan=lifespan)
+    app = _App(title="Leyden", version=__version__, lifespan=lifespan)
     app.model_door = ModelDoor(gateway, access_of)
     app.state.keys = keys
     app.state.stopping = asyncio.Event()
@@ -67,7 +65,7 @@ def create_app(store: Store, keys: Keys, *, unattributed: Literal["refuse", "rec
     @app.get("/health", tags=["health"])
     async def health() -> dict[str, str]:
         """Whether the server answers; needs no key."""
-        return {"status": "ok", "version": VERSION}
+        return {"status": "ok", "version": __version__}
 
     app.include_router(gateway_router(gateway, access_of))
     app.include_router(api_router(store, keys))

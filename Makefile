@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 FRAMEWORKS := openai1 openai3 crewai
 PACKAGES := packages/core packages/langchain-plugin packages/openai-agents-plugin packages/autogen-plugin trainer
 
-.PHONY: train environments test test-verl test-frameworks sdk-suites check wheels clean
+.PHONY: train environments test test-verl test-frameworks sdk-suites check docs dist clean
 
 train: $(INSTALLED)
 	$(BIN)/python examples/calculator_langgraph/make_tasks.py
@@ -66,8 +66,22 @@ bench-%: $(INSTALLED)
 		$$python -m pip install --quiet $(PIP_ARGS) -c $$wanted -e packages/core -e packages/langchain-plugin || exit 1; \
 	fi; $$python benchmarks/$*.py $(ARGS)
 
-wheels: $(INSTALLED)
-	for package in $(PACKAGES); do $(BIN)/python -m build --wheel --outdir dist $$package || exit 1; done
+# The site, in build/site; warnings are errors. Whether its blocks run is a test: docs/tests.
+docs: .venv-docs/.installed
+	.venv-docs/bin/mkdocs build --quiet
+
+.venv-docs/.installed: constraints-docs.txt requirements-docs.txt packages/core/pyproject.toml
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet $(PIP_ARGS) -c constraints-docs.txt -r requirements-docs.txt -e packages/core
+	.venv-docs/bin/python -m pip install --quiet $(PIP_ARGS) --no-deps -e trainer
+	touch $@
+
+# All wheels and source distributions, checked, installed into a clean environment, and a start page run from them.
+dist: $(INSTALLED)
+	rm -rf dist
+	for package in $(PACKAGES); do $(BIN)/python -m build --outdir dist $$package || exit 1; done
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python scripts/fresh_start.py --pip-args "$(PIP_ARGS)" $(ARGS)
 
 $(INSTALLED): constraints.txt requirements-dev.txt $(PACKAGES:=/pyproject.toml)
 	$(PYTHON) -m venv $(VENV)

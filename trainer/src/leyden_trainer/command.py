@@ -27,7 +27,10 @@ def train(
         bool, typer.Option("--print-verl-config", help="Print the configuration that verl would get, and end.")
     ] = False,
 ) -> None:
-    """Train the model behind an agent. Any setting may follow as a flag: --trainer.steps=4 --seed=1"""
+    """Train the model behind an agent. Any setting may follow as a flag.
+
+    Example: leyden train train.toml --trainer.steps=4 --seed=1
+    """
     settings = load_config(config, context.args)
     if show_verl:
         from leyden_trainer.verl.session import print_verl_config

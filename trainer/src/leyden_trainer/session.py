@@ -57,6 +57,7 @@ async def run_training(
         screen.say(f"watch it at {server.dashboard}")
         store = HttpStore(server.url, server.key)
         stack.push_async_callback(store.close)
+        await store.check()
         state = RunState(**backend.resumed) if backend.resumed else RunState()
         journal = stack.enter_context(Journal(folder, from_step=state.step))
         await store.begin(

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from leyden import errors
+from leyden import __version__, errors
+from leyden.compatibility import check_version
 from leyden.server import bodies
 from leyden.trust import trusted
 from leyden.types import Call, Claim, Credit, Endpoint, Mode, Outcome, Page, Reward, Rollout, RolloutStatus, Run, Step
@@ -23,19 +24,34 @@ _PAUSES_S = (0.1, 0.4, 1.6)  # before each further try
 
 
 class HttpStore:
-    """Implements `leyden.store.protocol.Store` against the server at `url` (without /v1), with the operator's key."""
+    """Implements `leyden.store.protocol.Store` against the server at `url` (without /v1), with the operator's key.
+
+    Before its first request it asks the server for its version; one that does not fit is `WrongVersion`.
+    """
 
     def __init__(self, url: str, key: str, *, timeout_s: float = 30.0) -> None:
         self.url = url.rstrip("/")
         self._timeout_s = timeout_s
         headers = {"Authorization": f"Bearer {key}"}
+        self._fits = False
         self._client = httpx.AsyncClient(
             base_url=self.url, headers=headers, timeout=timeout_s, trust_env=False, verify=trusted()
         )
 
     async def health(self) -> dict[str, Any]:
         """What the server says of itself; `Unreachable` if it does not."""
-        return (await self._send("GET", "/health")).json()
+        return (await self._try("GET", "/health")).json()
+
+    async def check(self) -> None:
+        """Ask the server for its version, once; every verb does so before it is first used.
+
+        Raises:
+            WrongVersion: the two do not fit.
+            Unreachable: no server answers.
+        """
+        if not self._fits:
+            check_version(__version__, str((await self.health()).get("version")), self.url)
+            self._fits = True
 
     async def queue(self, rollouts: Sequence[Rollout]) -> None:
         """See `Store.queue`."""
@@ -151,6 +167,19 @@ class HttpStore:
         return _read(kind, await self._send("POST", path, body.model_dump_json(), wait_s=wait_s, again=again))
 
     async def _send(
+        self,
+        method: str,
+        path: str,
+        content: str | None = None,
+        *,
+        query: dict[str, str | int] | None = None,
+        wait_s: float = 0.0,
+        again: bool = True,
+    ) -> httpx.Response:
+        await self.check()
+        return await self._try(method, path, content, query=query, wait_s=wait_s, again=again)
+
+    async def _try(
         self,
         method: str,
         path: str,

@@ -12,6 +12,7 @@ LeydenError
 ├── OverLimit           a limit of the server on size, rate or time was passed
 ├── LeaseLost           the rollout's lease ran out or another runner holds it
 ├── Unreachable         a server did not answer, or answered with a fault of its own
+├── WrongVersion        a client and a server that do not fit
 ├── Unattributed        a model call whose rollout cannot be known for certain
 └── TrainingStopped     training cannot go on, with the reason (all incomplete, mismatch above its limit, ...)
 
@@ -33,6 +34,7 @@ __all__ = [
     "TrainingStopped",
     "Unattributed",
     "Unreachable",
+    "WrongVersion",
 ]
 
 
@@ -86,6 +88,10 @@ class LeaseLost(LeydenError):
 
 class Unreachable(LeydenError):
     """A server did not answer, or failed while answering."""
+
+
+class WrongVersion(LeydenError):
+    """A client and a server whose versions do not fit; the message says what to install where."""
 
 
 class Unattributed(LeydenError):

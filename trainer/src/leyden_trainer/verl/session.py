@@ -63,9 +63,12 @@ async def run_training(
     async with contextlib.AsyncExitStack() as stack:
         server = await stack.enter_async_context(opened_server(config, folder, server_key))
         screen.say(f"watch it at {server.dashboard}")
-        if not config.server:
-            store = HttpStore(server.url, server.key)
-            await take_over(store, folder.name)
+        store = HttpStore(server.url, server.key)
+        try:
+            await store.check()
+            if not config.server:
+                await take_over(store, folder.name)
+        finally:
             await store.close()
         died = None
         if config.agent.runners:

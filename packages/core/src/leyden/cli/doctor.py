@@ -7,16 +7,20 @@ import os
 import socket
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel, JsonValue, ValidationError
 
-from leyden.errors import LeydenError
+from leyden.compatibility import fits
+from leyden.errors import BadConfig, LeydenError
 from leyden.types import Endpoint
 
 __all__ = ["Finding", "doctor", "python_finding"]
 
+_ADAPTERS = {"langchain-core": "langchain", "openai-agents": "openai-agents", "autogen-agentchat": "autogen"}
+"""The adapter of each framework, by its distribution."""
 _TESTED = {"openai": ((1, 109), (4, 0)), "langchain-core": ((1, 0), (2, 0)), "langgraph": ((1, 0), (2, 0))}
 
 
@@ -32,12 +36,16 @@ class Finding:
 def doctor(
     server: Annotated[str | None, typer.Option(help="Also look at this server; its key in $LEYDEN_KEY.")] = None,
     port: Annotated[int, typer.Option(help="The port that `leyden serve` would use.")] = 4700,
+    config: Annotated[Path | None, typer.Option(help="Also look at what a run of this TOML file needs.")] = None,
 ) -> None:
-    """Check versions, adapters, the port, the server, its key and its model.
+    """Check versions, adapters, the port, the server, its key and its model, and what a run needs.
+
+    Example: leyden doctor --config train.toml
 
     Example: LEYDEN_KEY=... leyden doctor --server http://127.0.0.1:4700
     """
     findings = [python_finding(*sys.version_info[:3]), *_frameworks(), *_adapters(), _trainer()]
+    findings += _run(config) if config else []
     findings += asyncio.run(_server(server)) if server else [_port(port)]
     for finding in findings:
         print(f"{'ok      ' if finding.ok else 'problem '} {finding.text}")
@@ -69,9 +77,10 @@ def _frameworks() -> list[Finding]:
 
 def _adapters() -> list[Finding]:
     entries = importlib.metadata.entry_points(group="leyden.adapters")
-    if not entries:
+    findings = [_missing_adapter(name) for name, adapter in _ADAPTERS.items() if adapter not in entries.names]
+    findings = [finding for finding in findings if not finding.ok]
+    if not entries and not findings:
         return [Finding(True, "no adapter is installed: calls are captured without structure")]
-    findings: list[Finding] = []
     for entry in entries:
         try:
             entry.load()
@@ -79,6 +88,21 @@ def _adapters() -> list[Finding]:
             findings.append(Finding(False, f"adapter {entry.name}: {error}", "install its package and framework again"))
         else:
             findings.append(Finding(True, f"adapter {entry.name}"))
+    return findings
+
+
+def _missing_adapter(framework: str) -> Finding:
+    there = any(importlib.metadata.distributions(name=framework))
+    package = f"leyden-{_ADAPTERS[framework]}"
+    return Finding(
+        not there, f"{framework} without its adapter", f"pip install {package}, or calls have no agent's name"
+    )
+
+
+def _run(config: Path) -> list[Finding]:
+    if importlib.util.find_spec("leyden_trainer") is None:
+        raise BadConfig("--config needs the package leyden-trainer in this environment")
+    findings: list[Finding] = importlib.import_module("leyden_trainer.checkup").findings(config)
     return findings
 
 
@@ -110,15 +134,15 @@ async def _server(url: str) -> list[Finding]:
     except LeydenError as error:
         return [Finding(False, f"server {url}", str(error))]
     else:
-        return findings + await _endpoints(store)
+        return findings + (await _endpoints(store) if findings[0].ok else [])
     finally:
         await store.close()
 
 
 def _version(url: str, version: str) -> Finding:
     ours = importlib.metadata.version("leyden")
-    advice = f"this is leyden {ours}: install the same version on both sides"
-    return Finding(version == ours, f"server {url} answers, leyden {version}", advice)
+    advice = f"the server at {url} is leyden {version}, this is leyden {ours}: install versions that fit on both sides"
+    return Finding(fits(ours, version), f"server {url} answers, leyden {version}", advice)
 
 
 async def _endpoints(store: Any) -> list[Finding]:

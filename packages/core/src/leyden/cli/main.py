@@ -18,26 +18,48 @@ from leyden.cli.serve import serve
 from leyden.cli.show import show
 from leyden.errors import BadInput, LeydenError
 
-__all__ = ["main"]
+__all__ = ["EXIT_STATUSES", "application", "main"]
 
+EXIT_STATUSES = {
+    "0": "done",
+    "1": "it could not go on, or `doctor` found a problem; the message says what to change",
+    "2": "bad input, refused before anything was started",
+    "128 + n": "ended by signal n (130: Ctrl-C, 143: SIGTERM), in order; what was saved stays",
+}
 _ANY_FLAGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
-def _app() -> typer.Typer:
+def application(*, load_all: bool = False) -> typer.Typer:
+    """The command line, with the commands of all packages.
+
+    Args:
+        load_all: load every command; otherwise those of other packages only when asked for, as imports take seconds.
+    """
+    statuses = "; ".join(f"{status}: {meaning}" for status, meaning in EXIT_STATUSES.items())
     app = typer.Typer(
         name="leyden",
         help="Reinforcement learning for the agents that people already have.",
+        epilog=f"Exit statuses: {statuses}.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
     )
     for command in (serve, run, rollouts, show, doctor):
         app.command()(command)
     app.add_typer(keys, name="keys")
+    wanted = _wanted()
     for entry in importlib.metadata.entry_points(group="leyden.commands"):
-        # Loaded only when it is what the user asked for: another package's imports may take seconds.
-        command = _load(entry) if entry.name in sys.argv[1:2] else _described(entry.name)
+        command = _load(entry) if load_all or entry.name in wanted else _described(entry.name)
         app.command(entry.name, context_settings=_ANY_FLAGS)(command)
     return app
+
+
+def _wanted() -> list[str]:
+    """What was asked for; where a shell completes a line, all its words."""
+    return [
+        *sys.argv[1:2],
+        *os.environ.get("COMP_WORDS", "").split(),
+        *os.environ.get("_TYPER_COMPLETE_ARGS", "").split(),
+    ]
 
 
 def _load(entry: importlib.metadata.EntryPoint) -> Callable[..., Any]:
@@ -73,7 +95,7 @@ def main() -> None:
     if os.environ.pop("LEYDEN_EXIT_WITH_STDIN", None):
         _end_with_parent()
     try:
-        _app()()
+        application()()
     except LeydenError as error:
         if os.environ.get("LEYDEN_DEBUG"):
             raise

@@ -122,7 +122,7 @@ class _Session:
         store = HttpStore(self._url, self._key)
         options = dataclasses.replace(self._options, server_url=self._url)
         try:
-            await store.health()
+            await store.check()
             if endpoint is not None:
                 await store.publish(endpoint)
             if not tasks:

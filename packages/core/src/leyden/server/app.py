@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from leyden import errors
+from leyden import __version__, errors
 from leyden.dashboard.app import dashboard
 from leyden.gateway.document import PATHS
 from leyden.gateway.gateway import Gateway
@@ -25,9 +25,7 @@ from leyden.server.options import DEFAULTS, ServerOptions
 from leyden.server.watched import watched_router
 from leyden.store import SqlStore
 
-__all__ = ["VERSION", "create_app"]
-
-VERSION = "0.1.0"
+__all__ = ["create_app"]
 
 _STATUS: tuple[tuple[type[errors.LeydenError], int], ...] = (
     (errors.BadInput, 400),
@@ -79,7 +77,7 @@ def create_app(store: SqlStore, keys: Keys, options: ServerOptions = DEFAULTS) -
         yield
         await gateway.close()
 
-    app = _App(title="Leyden", version=VERSION, lifespan=lifespan)
+    app = _App(title="Leyden", version=__version__, lifespan=lifespan)
     app.model_door = ModelDoor(gateway, access_of)
     app.limits = options.limits
     app.state.keys = keys
@@ -89,7 +87,7 @@ def create_app(store: SqlStore, keys: Keys, options: ServerOptions = DEFAULTS) -
     app.add_exception_handler(RequestValidationError, _told_invalid)
     app.add_exception_handler(HTTPException, _told_by_framework)
 
-    app.include_router(watched_router(store, measures, VERSION))
+    app.include_router(watched_router(store, measures, __version__))
     app.include_router(gateway_router(gateway, access_of))
     app.include_router(api_router(store, keys, measures, reward_from=options.reward_from))
     app.mount("/dashboard", dashboard(store, keys, measures.recent, app.state.stopping))

@@ -1,7 +1,8 @@
 """What capture costs the agent: CPU of the calling thread added to each model call, beside other instrumentations.
 
-Each figure is from processes of their own, interleaved, with a transport inside the process instead of a network. What
-an instrumentation does in other threads (Leyden's recorder, OpenTelemetry's batch exporter) is in the last column only.
+Each variant has a process of its own, with a transport inside it instead of a network; they are measured in turns of a
+few runs, and compared turn by turn. What an instrumentation does in other threads (Leyden's recorder, OpenTelemetry's
+batch exporter) is in the last column only.
 """
 
 # pyright: reportMissingImports=false
@@ -94,38 +95,45 @@ def instrument(variant: str) -> None:
     OpenAIInstrumentor().instrument(tracer_provider=provider)
 
 
-def measure(name: str, runs: int) -> tuple[float, float]:
-    """(median of the calling thread, mean of the whole process) in CPU milliseconds for each model call."""
-    run = agent(name)
-    for _ in range(WARM_UP):
-        run()
+def measure(run: Callable[[], Any], runs: int) -> tuple[float, float]:
+    """(median of the calling thread, mean of the whole process) in CPU milliseconds for each run of the agent."""
     took_ms: list[float] = []
     process_s = time.process_time()
     for _ in range(runs):
         begun_ns = time.thread_time_ns()
         run()
         took_ms.append((time.thread_time_ns() - begun_ns) / 1e6)
-    whole_ms = (time.process_time() - process_s) * 1000 / runs
-    return statistics.median(took_ms) / CALLS_OF[name], whole_ms / CALLS_OF[name]
+    return statistics.median(took_ms), (time.process_time() - process_s) * 1000 / runs
+
+
+def blocks(name: str, runs: int) -> int:
+    """Measure a block of runs for each line of input, and print its figures as JSON; how many calls were made."""
+    run = agent(name)
+    measure(run, WARM_UP)
+    made = WARM_UP
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        print(json.dumps([ms / CALLS_OF[name] for ms in measure(run, runs)]), flush=True)
+        made += runs
+    return made * CALLS_OF[name]
 
 
 def worker(variant: str, name: str, runs: int, server_url: str, key: str) -> None:
-    """Measure one variant in this process; prints the figures as JSON."""
-    if variant == "leyden":
-        from leyden.capture import flush, install_capture
-        from leyden.scope import Scope, enter_scope
-
-        install_capture(require_scope=True)
-        with enter_scope(Scope("bench", 1, server_url, key)) as scope:
-            figures = measure(name, runs)
-        flush(scope, timeout_s=60.0)
-        if scope.losses or len(scope.call_ids) != (runs + WARM_UP) * CALLS_OF[name]:
-            raise RuntimeError(f"capture lost something: {scope.losses[:3]}, {len(scope.call_ids)} calls")
-    else:
+    """Measure one variant in this process."""
+    if variant != "leyden":
         if variant != "none":
             instrument(variant)
-        figures = measure(name, runs)
-    print(json.dumps(figures))
+        blocks(name, runs)
+        return
+    from leyden.capture import flush, install_capture
+    from leyden.scope import Scope, enter_scope
+
+    install_capture(require_scope=True)
+    with enter_scope(Scope("bench", 1, server_url, key)) as scope:
+        made = blocks(name, runs)
+    flush(scope, timeout_s=60.0)
+    if scope.losses or len(scope.call_ids) != made:
+        raise RuntimeError(f"capture lost something: {scope.losses[:3]}, {len(scope.call_ids)} of {made} calls")
 
 
 async def rollout_key(url: str, operator_key: str) -> str:
@@ -141,8 +149,15 @@ async def rollout_key(url: str, operator_key: str) -> str:
     return claim.key
 
 
-def collect(name: str, runs: int, repeats: int) -> dict[str, list[tuple[float, float]]]:
-    """Figures of every variant, their processes interleaved. Leyden has a real server to write to, in this process."""
+Figures = dict[str, list[tuple[float, float]]]
+"""Variant → (caller, whole process) of each block; the blocks of one number were measured one right after the other."""
+
+
+def collect(name: str, runs: int, num_blocks: int) -> Figures:
+    """Figures of every variant. All of their processes live at once and take turns, so that all meet the same machine.
+
+    Leyden has a real server to write to, in this process.
+    """
     from leyden.server.serve import BackgroundServer
 
     environment = {
@@ -150,45 +165,70 @@ def collect(name: str, runs: int, repeats: int) -> dict[str, list[tuple[float, f
         "OTEL_SEMCONV_STABILITY_OPT_IN": "gen_ai_latest_experimental",
         "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": "SPAN_ONLY",
     }
-    figures: dict[str, list[tuple[float, float]]] = {variant: [] for variant in VARIANTS}
-    for _ in range(repeats):
-        for variant in VARIANTS:
-            with tempfile.TemporaryDirectory() as folder, BackgroundServer(Path(folder) / "store.sqlite") as server:
-                key = asyncio.run(rollout_key(server.url, server.key))
-                command = [sys.executable, __file__, "--worker", variant, name, server.url, key, "--runs", str(runs)]
-                told = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
-            figures[variant].append(tuple(json.loads(told.stdout.splitlines()[-1])))
+    figures: Figures = {variant: [] for variant in VARIANTS}
+    with tempfile.TemporaryDirectory() as folder, BackgroundServer(Path(folder) / "store.sqlite") as server:
+        key = asyncio.run(rollout_key(server.url, server.key))
+        workers = {
+            variant: subprocess.Popen(
+                [sys.executable, __file__, "--worker", variant, name, server.url, key, "--runs", str(runs)],
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for variant in VARIANTS
+        }
+        for process in workers.values():
+            told(process)  # that it is warm
+        for _ in range(num_blocks):
+            for variant, process in workers.items():
+                print("go", file=process.stdin, flush=True)
+                figures[variant].append(tuple(json.loads(told(process))))
+        for variant, process in workers.items():
+            process.communicate()
+            if process.returncode:
+                raise RuntimeError(f"{variant} ended with {process.returncode}; what it printed above says why")
     return figures
 
 
-def report(name: str, figures: dict[str, list[tuple[float, float]]]) -> float:
-    """Print a table; what Leyden adds. Of the repeats the least disturbed counts, as with `timeit`."""
-    base = min(thread for thread, _ in figures["none"])
-    whole_base = min(whole for _, whole in figures["none"])
+def told(process: "subprocess.Popen[str]") -> str:
+    """The next line that a worker prints."""
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise RuntimeError(f"a worker ended with {process.wait()}; what it printed above says why")
+    return line
+
+
+def report(name: str, figures: Figures) -> float:
+    """Print a table; what Leyden adds, as the median over blocks of the difference to the block without hooks."""
     print(
-        f"\n| {AGENTS[name]}, CPU ms a call | caller, median | added | added, all threads (mean) |\n|---|---|---|---|"
+        f"\n| {AGENTS[name]}, CPU ms a call | caller | added | quartiles | added, all threads |\n|---|---|---|---|---|"
     )
+    added: dict[str, float] = {}
     for variant, label in VARIANTS.items():
-        thread = min(thread for thread, _ in figures[variant])
-        whole = min(whole for _, whole in figures[variant])
-        added = "" if variant == "none" else f"{thread - base:.3f}"
-        added_whole = "" if variant == "none" else f"{whole - whole_base:.3f}"
-        print(f"| {label} | {thread:.3f} | {added} | {added_whole} |")
-    return min(thread for thread, _ in figures["leyden"]) - base
+        pairs = list(zip(figures[variant], figures["none"], strict=True))
+        differences = [thread - base for (thread, _), (base, _) in pairs]
+        low, added[variant], high = statistics.quantiles(differences, n=4)
+        whole = statistics.median(process - base for (_, process), (_, base) in pairs)
+        caller = statistics.median(thread for (thread, _), _ in pairs)
+        beside = "| | |" if variant == "none" else f"{added[variant]:.3f} | {low:.3f} to {high:.3f} | {whole:.3f} |"
+        print(f"| {label} | {caller:.3f} | {beside}")
+    return added["leyden"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print a table for each agent, and the verdict."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=300, help="runs of the agent in each process")
-    parser.add_argument("--repeats", type=int, default=5, help="processes for each variant")
+    parser.add_argument("--runs", type=int, default=20, help="runs of the agent in each block")
+    parser.add_argument("--blocks", type=int, default=40, help="blocks of each variant")
     parser.add_argument("--worker", nargs=4, metavar=("VARIANT", "AGENT", "URL", "KEY"), help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.worker:
         variant, name, url, key = given.worker
         worker(variant, name, given.runs, url, key)
         return 0
-    added = {name: report(name, collect(name, given.runs, given.repeats)) for name in AGENTS}
+    added = {name: report(name, collect(name, given.runs, given.blocks)) for name in AGENTS}
     met = max(added.values()) < LIMIT_MS
     figures = ", ".join(f"{AGENTS[name]} {value:.3f} ms" for name, value in added.items())
     print(f"\ncaller CPU added per call: {figures} (required below {LIMIT_MS} ms): {'met' if met else 'missed'}")

@@ -13,7 +13,7 @@ from leyden.client import HttpStore
 from leyden.scope import Scope, enter_scope
 from leyden.server.serve import BackgroundServer
 from leyden.testing.fake_server import FakeServer
-from leyden.types import Call, Endpoint, Rollout
+from leyden.types import Call, Endpoint, Outcome, Rollout
 
 Agent = Callable[[], Coroutine[Any, Any, Any]]
 
@@ -62,6 +62,10 @@ def calls_of(
                 await client.close()
             await asyncio.to_thread(flush, scope, timeout_s=10)
             assert scope.losses == []
+            ended = Outcome(
+                rollout_id="a", attempt=1, runner="me", status="succeeded", call_ids=tuple(scope.call_ids), wait_s=10
+            )
+            await store.finish(ended)  # it waits for the gateway's side of a call that was left
             calls = await store.calls(["a"])
             assert sorted(call.id for call in calls) == sorted(scope.call_ids)
             await store.close()

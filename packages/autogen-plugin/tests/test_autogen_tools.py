@@ -8,6 +8,7 @@ import pytest
 from autogen_agentchat.agents import AssistantAgent
 from autogen_agentchat.teams import RoundRobinGroupChat
 from autogen_agentchat.tools import AgentTool
+from autogen_core.models import UserMessage
 from pydantic import BaseModel
 
 from leyden.adapters import install_adapters, uninstall_adapters
@@ -197,3 +198,19 @@ def test_uninstalled_autogen_is_as_it_was() -> None:
     assert not set(original) & set(wrapped)
     assert {method.__module__.partition(".")[0] for method in original} == {"autogen_agentchat"}
     assert AgentTool.__module__.startswith("autogen_agentchat")
+
+
+async def test_an_exception_without_words_that_leaves_a_models_stream_is_on_record(calls_of: Any, model: Any) -> None:
+    class Wordless(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no words")
+
+    async def run() -> None:
+        pieces = model().create_stream([UserMessage(content="go", source="user")])
+        assert await anext(pieces)
+        with pytest.raises(Wordless):
+            await pieces.athrow(Wordless())
+
+    (call,) = await calls_of([Reply("one two three")], run)
+    assert call.structure.outcome == "raised"
+    assert call.structure.error == "Wordless: its text cannot be had, as its __str__ raised RuntimeError"

@@ -278,3 +278,29 @@ async def test_without_a_gateway_a_failed_call_is_on_record_with_its_error(tmp_p
     (call,) = captured.calls
     assert call.status == "error"
     assert "scripted fault" in (call.attempts[0].error or "")
+
+
+async def test_a_tools_exception_without_words_reaches_the_agent_and_the_record(tmp_path: Path) -> None:
+    class Wordless(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no words")
+
+    raised: list[Exception] = []
+
+    @tool
+    def look() -> str:
+        """Look it up."""
+        raise Wordless
+
+    async def agent(_: str, url: str) -> str:
+        graph = create_agent(model(url), [look], name="solver")
+        try:
+            await graph.ainvoke({"messages": [HumanMessage("go")]})
+        except Wordless as error:
+            raised.append(error)
+        return "done"
+
+    captured = await run(tmp_path, lambda body, headers: Reply(tool_calls=[("look", {})]), agent)
+    assert [type(error) for error in raised] == [Wordless]
+    ((use,),) = (call.tools for call in captured.calls)
+    assert (use.name, use.error) == ("look", "Wordless: its text cannot be had, as its __str__ raised RuntimeError")

@@ -22,7 +22,7 @@ from agents import (
     set_trace_processors,
     set_tracing_disabled,
 )
-from agents.tracing import TracingProcessor, agent_span, get_trace_provider, set_trace_provider
+from agents.tracing import TracingProcessor, agent_span, generation_span, get_trace_provider, set_trace_provider
 from agents.tracing.processors import BackendSpanExporter
 from agents.tracing.provider import DefaultTraceProvider
 
@@ -405,4 +405,20 @@ def test_a_generator_that_is_closed_within_an_agents_span_is_no_loss() -> None:
         next(items)
         items.close()  # type: ignore[attr-defined]
         uninstall_capture()
+    assert scope.losses == []
+
+
+def test_an_exception_without_words_leaves_an_agents_span_as_it_is_and_is_no_loss() -> None:
+    class Wordless(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no words")
+
+    def agent() -> None:
+        with agent_span("solver"), generation_span():
+            raise Wordless
+
+    install_capture()
+    with enter_scope(Scope("a", 1, None, None)) as scope, pytest.raises(Wordless):
+        agent()
+    uninstall_capture()
     assert scope.losses == []

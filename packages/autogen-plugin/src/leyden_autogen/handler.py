@@ -13,6 +13,7 @@ from typing import Any
 from autogen_core.logging import LLMCallEvent, LLMStreamEndEvent, LLMStreamStartEvent, ToolCallEvent
 from autogen_core.models import CreateResult
 
+from leyden.exception_text import exception_text
 from leyden.recorder import recorder
 from leyden.scope import Scope, current_scope
 from leyden.types import Attempt, Choice, Request, Structure, ToolUse, new_id
@@ -52,7 +53,7 @@ class LeydenHandler(logging.Handler):
         try:
             self._note(self._told(scope), record.msg, record.created)
         except Exception as error:  # the capture boundary
-            scope.losses.append(f"the AutoGen handler failed: {type(error).__name__}: {error}")
+            scope.losses.append(f"the AutoGen handler failed: {exception_text(error)}")
             self.handleError(record)
 
     def _told(self, scope: Scope) -> _Told:

@@ -11,6 +11,7 @@ from typing import Any
 
 from autogen_core.models import CreateResult
 
+from leyden.exception_text import exception_text
 from leyden.recorder import recorder
 from leyden.scope import Scope
 from leyden.types import Attempt, Call, CallStatus, Request, Structure
@@ -58,7 +59,7 @@ class Run:
         if self.call_id is None or self.scope is None:
             return
         cancelled = isinstance(error, asyncio.CancelledError | GeneratorExit | KeyboardInterrupt)
-        text = f"{type(error).__name__}: {error}"
+        text = exception_text(error)
         self._send(
             self.call_id, self.scope, Structure(outcome="cancelled" if cancelled else "raised", error=text), None
         )

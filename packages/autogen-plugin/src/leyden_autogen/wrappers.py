@@ -18,6 +18,7 @@ from autogen_agentchat.agents import AssistantAgent, BaseChatAgent
 from autogen_agentchat.teams import BaseGroupChat
 from autogen_core import MessageHandlerContext
 
+from leyden.exception_text import exception_text
 from leyden.recorder import recorder
 from leyden.scope import Scope, current_scope
 from leyden.types import ToolUse
@@ -60,7 +61,7 @@ def _guarded(scope: Scope | None) -> Generator[None]:
     except Exception as error:  # the capture boundary
         _log.exception("the AutoGen adapter failed")
         if scope is not None:
-            scope.losses.append(f"the AutoGen adapter failed: {type(error).__name__}: {error}")
+            scope.losses.append(f"the AutoGen adapter failed: {exception_text(error)}")
 
 
 def _populate_context(original: Any) -> Any:
@@ -114,7 +115,8 @@ def _team_stream(original: Any) -> Any:
                 async for item in items:
                     yield item
         except RuntimeError as error:
-            told = [one for one in failures if str(error).startswith(f"{type(one).__name__}: {one}")]
+            text = exception_text(error).removeprefix(f"{type(error).__name__}: ")
+            told = [one for one in failures if text.startswith(exception_text(one))]
             if told and error.__cause__ is None and error.__context__ is None:
                 error.__context__ = told[-1]
             around = model_failures.get()
@@ -136,7 +138,7 @@ def _execute_tool_call(original: Any) -> Any:
                 done = await original(tool_call, *args, **kwargs)
         except BaseException as error:
             with _guarded(scope):
-                _record(scope, frame, tool_call, started_at, error=f"{type(error).__name__}: {error}")
+                _record(scope, frame, tool_call, started_at, error=exception_text(error))
             raise
         with _guarded(scope):
             result = done[1]

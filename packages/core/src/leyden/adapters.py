@@ -7,6 +7,7 @@ import importlib.metadata
 import logging
 from typing import Protocol
 
+from leyden.exception_text import exception_text
 from leyden.scope import Scope
 from leyden.types import Structure
 
@@ -48,7 +49,7 @@ def install_adapters() -> None:
             adapter: Adapter = entry.load()()
             adapter.install()
         except Exception as error:  # the capture boundary
-            _broken[entry.name] = f"{type(error).__name__}: {error}"
+            _broken[entry.name] = exception_text(error)
             _log.exception("the adapter %s could not be installed; its calls will have no structure", entry.name)
         else:
             _installed[entry.name] = adapter

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from leyden.adapters import caller
 from leyden.errors import Unattributed
+from leyden.exception_text import exception_text
 from leyden.recorder import recorder
 from leyden.scope import Scope, current_scope
 from leyden.types import Call, Request, Structure, new_id
@@ -82,7 +83,7 @@ def _routed(client: Any, options: Any) -> Any:
         return _marked(client, options, path, scope)
     except Exception as error:  # the capture boundary
         _log.exception("the openai hook failed")
-        scope.losses.append(f"the openai hook failed: {type(error).__name__}: {error}")
+        scope.losses.append(f"the openai hook failed: {exception_text(error)}")
         return options
 
 

@@ -14,6 +14,7 @@ from langchain_core.messages import BaseMessage, convert_to_openai_messages
 from langchain_core.outputs import LLMResult
 from pydantic_core import to_jsonable_python
 
+from leyden.exception_text import exception_text
 from leyden.recorder import recorder
 from leyden.scope import Scope, current_scope
 from leyden.types import Attempt, Call, CallStatus, Choice, Request, Structure, ToolUse, new_id
@@ -135,7 +136,7 @@ class LeydenCallbackHandler(BaseCallbackHandler):
             return
         cancelled = type(error).__name__ in ("CancelledError", "GeneratorExit", "KeyboardInterrupt")
         outcome = "cancelled" if cancelled else "raised"
-        self._send(run, run.scope, outcome, f"{type(error).__name__}: {error}", more.get("response"))
+        self._send(run, run.scope, outcome, exception_text(error), more.get("response"))
 
     def on_tool_start(
         self,
@@ -168,7 +169,7 @@ class LeydenCallbackHandler(BaseCallbackHandler):
 
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **more: Any) -> None:
         """Send the tool's failure."""
-        self._send_tool(self.runs.end(run_id), None, f"{type(error).__name__}: {error}")
+        self._send_tool(self.runs.end(run_id), None, exception_text(error))
 
     def _send_tool(self, run: Run | None, result: Any, error: str | None, *, handoff: bool = False) -> None:
         if run is None or run.scope is None or run.asker is None:

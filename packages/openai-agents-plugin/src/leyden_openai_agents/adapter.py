@@ -15,6 +15,7 @@ from agents.tool_context import ToolContext
 from agents.tracing.processors import BackendSpanExporter
 from agents.tracing.spans import NoOpSpan, SpanImpl
 
+from leyden.exception_text import exception_text
 from leyden.keys import STAND_IN_KEY
 from leyden.scope import Scope, current_scope
 from leyden.types import Structure
@@ -94,7 +95,7 @@ def _guarded(notice: Callable[..., None], *args: Any) -> None:
         _log.exception("the adapter of the OpenAI Agents SDK failed")
         scope = current_scope()
         if scope is not None:
-            scope.losses.append(f"the adapter of the OpenAI Agents SDK failed: {type(error).__name__}: {error}")
+            scope.losses.append(f"the adapter of the OpenAI Agents SDK failed: {exception_text(error)}")
 
 
 def _with_error(original: Any) -> Any:

@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 
 from agents.tracing.scope import Scope as Tracing
 
+from leyden.exception_text import exception_text
 from leyden.scope import Scope, current_scope
 from leyden.types import Structure, new_id
 
@@ -133,7 +134,7 @@ class Tree:
         if raised is None or raised is node.surrounding or (isinstance(raised, GeneratorExit) and node.answered):
             return node
         node.cancelled = isinstance(raised, asyncio.CancelledError | GeneratorExit | KeyboardInterrupt)
-        node.error = f"{type(raised).__name__}: {raised}"
+        node.error = exception_text(raised)
         return node
 
     def failed(self, span: Any, error: Any) -> None:
@@ -143,7 +144,7 @@ class Tree:
             return
         raised = sys.exception()
         if node.kind == "function" and node.data.input is not None and raised not in (None, node.surrounding):
-            node.error = f"{type(raised).__name__}: {raised}"
+            node.error = exception_text(raised)
             return
         details: dict[str, Any] = error.get("data") or {}
         detail = details.get("error")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from leyden.errors import LeydenError, Unattributed
+from leyden.exception_text import exception_text
 from leyden.types import Failure, FailureKind
 
 __all__ = ["Verdict", "judge"]
@@ -50,7 +51,7 @@ def _is_infrastructure(error: BaseException) -> bool:
 
 def _failure(kind: FailureKind, error: BaseException) -> Failure:
     text = "".join(traceback.format_exception(error))
-    return Failure(kind=kind, message=f"{type(error).__name__}: {error}"[:2000], traceback=text[-20_000:])
+    return Failure(kind=kind, message=exception_text(error)[:2000], traceback=text[-20_000:])
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

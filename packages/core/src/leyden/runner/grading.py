@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import JsonValue, ValidationError
 
 from leyden.errors import BadReward
+from leyden.exception_text import exception_text
 from leyden.runner.reference import load_function
 from leyden.types import Call, Failure, Reward, Rollout
 
@@ -52,5 +53,5 @@ async def called(what: str, function: Callable[..., Any], *arguments: Any) -> An
         return await asyncio.to_thread(function, *arguments)
     except Exception as error:  # the runner boundary: a reward function that raises
         text = "".join(traceback.format_exception(error))
-        message = f"{what} raised {type(error).__name__}: {error}"
+        message = f"{what} raised {exception_text(error)}"
         return Failure(kind="reward_error", message=message, traceback=text)

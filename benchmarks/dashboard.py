@@ -48,6 +48,8 @@ PAGES = {
     "by rare agent": "/rollouts?agent=judge&status=failed",
     "by reason": "/rollouts?reason=a+call+was+made+but+never+recorded",
     "by run, mode, none": "/rollouts?run=bench-1&mode=eval&status=failed",
+    "by four, none": "/rollouts?run=bench-1&status=succeeded&mode=eval&agent=solver",
+    "by two, none": "/rollouts?status=succeeded&least=5",
     "group": "/groups/group-77",
     "rollout": "/rollouts/sql-team-2-s24-g0-r0",
     "live": "/live",

@@ -1,10 +1,9 @@
 """What the pages ask of the database beyond the store's verbs; each stays quick with a million rollouts."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, Select, exists, func, literal, select
+from sqlalchemy import ColumnElement, Connection, FromClause, exists, func, select
 
 from leyden.store.facets import LONGEST
 from leyden.store.lifecycle import to_rollout
@@ -27,6 +26,8 @@ PAGE = 50
 _MOST_NAMES = 200
 _FEW = 20_000
 """Rollouts with a label that are read as a list rather than asked for one by one."""
+_DEEPEST = 10_000_000
+"""Rollouts among which a mixture is looked for, and among which those that ended lately are counted."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,12 @@ class Filter:
     before: int | None = None
     """The cursor: only rollouts that were queued before this one."""
 
+    @property
+    def labels(self) -> list[tuple[str, str]]:
+        """What is looked for in the table of labels."""
+        wanted = (("agent", self.agent), ("reason", self.reason))
+        return [(kind, name) for kind, name in wanted if name is not None]
+
 
 @dataclass(frozen=True)
 class Listed:
@@ -57,9 +64,10 @@ class Listed:
 
 def list_rollouts(connection: Connection, wanted: Filter) -> Listed:
     """The newest rollouts that fit."""
-    conditions = list(_conditions(connection, wanted))
-    query: Select[Any] = select(rollouts.c.seq).where(*conditions).order_by(rollouts.c.seq.desc()).limit(PAGE + 1)
-    query = query.with_hint(rollouts, f"INDEXED BY {_index(wanted)}", "sqlite")
+    rare = {kind: _is_rare(connection, kind, name) for kind, name in wanted.labels}
+    table = rollouts if any(rare.values()) or _has_an_index(wanted) else _newest(wanted)
+    conditions = [*_conditions(table, wanted), *(_labelled(table, *label, rare[label[0]]) for label in wanted.labels)]
+    query = select(table.c.seq).where(*conditions).order_by(table.c.seq.desc()).limit(PAGE + 1)
     found = list(connection.execute(query).scalars())
     shown = found[:PAGE]
     rows = connection.execute(select(rollouts).where(rollouts.c.seq.in_(shown)).order_by(rollouts.c.seq.desc()))
@@ -67,42 +75,49 @@ def list_rollouts(connection: Connection, wanted: Filter) -> Listed:
     return Listed(listed, shown[-1] if len(found) > PAGE else None)
 
 
-def _index(wanted: Filter) -> str:
-    """SQLite keeps no statistics by value, and would read fat rows of a frequent value to find a rare mixture."""
-    if wanted.task is not None:
-        return "rollouts_by_task"
-    if wanted.run is not None and wanted.step is not None:
-        return "rollouts_by_step"
-    others = (wanted.mode, wanted.least, wanted.most, wanted.step, wanted.agent, wanted.reason)
-    if all(value is None for value in others) and (wanted.run is None) != (wanted.status is None):
-        return "rollouts_by_run" if wanted.run is not None else "rollouts_by_status"
-    return "rollouts_by_facets"
+def _has_an_index(wanted: Filter) -> bool:
+    """Whether an index leads to what fits without many rows beside it."""
+    if wanted.task is not None or (wanted.run is not None and wanted.step is not None):
+        return True
+    given = [value for value in (wanted.mode, wanted.least, wanted.most, wanted.step) if value is not None]
+    return not given and not wanted.labels and (wanted.run is None or wanted.status is None)
 
 
-def _conditions(connection: Connection, wanted: Filter) -> Sequence[ColumnElement[bool]]:
+def _newest(wanted: Filter) -> FromClause:
+    """The columns that are looked for, newest first, out of their own index.
+
+    SQLite keeps no statistics by value: left to choose, it may take the index of a frequent value and read a fat row
+    for each to find a rare mixture. A limit keeps it from choosing.
+    """
+    names = ("seq", "run", "step", "mode", "status", "task_id", "total")
+    query = select(*(rollouts.c[name] for name in names)).order_by(rollouts.c.seq.desc()).limit(_DEEPEST)
+    return (query if wanted.before is None else query.where(rollouts.c.seq < wanted.before)).subquery("newest")
+
+
+def _conditions(table: FromClause, wanted: Filter) -> list[ColumnElement[bool]]:
     equal = {"run": wanted.run, "step": wanted.step, "mode": wanted.mode, "status": wanted.status}
-    conditions = [rollouts.c[name] == value for name, value in equal.items() if value is not None]
+    conditions = [table.c[name] == value for name, value in equal.items() if value is not None]
     if wanted.task is not None:
-        conditions.append(rollouts.c.task_id == wanted.task[:LONGEST])
+        conditions.append(table.c.task_id == wanted.task[:LONGEST])
     if wanted.before is not None:
-        conditions.append(rollouts.c.seq < wanted.before)
+        conditions.append(table.c.seq < wanted.before)
     if wanted.least is not None:
-        conditions.append(rollouts.c.total >= wanted.least)
+        conditions.append(table.c.total >= wanted.least)
     if wanted.most is not None:
-        conditions.append(rollouts.c.total <= wanted.most)
-    if wanted.agent is not None:
-        conditions.append(_labelled(connection, "agent", wanted.agent))
-    if wanted.reason is not None:
-        conditions.append(_labelled(connection, "reason", wanted.reason))
+        conditions.append(table.c.total <= wanted.most)
     return conditions
 
 
-def _labelled(connection: Connection, kind: Literal["agent", "reason"], name: str) -> ColumnElement[bool]:
+def _is_rare(connection: Connection, kind: str, name: str) -> bool:
+    some = select(labels.c.seq).where(labels.c.kind == kind, labels.c.name == name).limit(_FEW).subquery()
+    return connection.execute(select(func.count()).select_from(some)).scalar_one() < _FEW
+
+
+def _labelled(table: FromClause, kind: str, name: str, rare: bool) -> ColumnElement[bool]:
     these = (labels.c.kind == kind) & (labels.c.name == name)
-    some = select(literal(1)).select_from(labels).where(these).limit(_FEW).subquery()
-    if connection.execute(select(func.count()).select_from(some)).scalar_one() < _FEW:
-        return rollouts.c.seq.in_(select(labels.c.seq).where(these))
-    return exists().where(these, labels.c.seq == rollouts.c.seq)
+    if rare:
+        return table.c.seq.in_(select(labels.c.seq).where(these))
+    return exists().where(these, labels.c.seq == table.c.seq)
 
 
 def known_labels(connection: Connection, kind: Literal["agent", "reason"]) -> list[str]:
@@ -159,7 +174,8 @@ def queue_state(connection: Connection, since: float) -> tuple[int, list[Runner]
         .order_by(rollouts.c.runner)
     )
     runners = [Runner(*row) for row in connection.execute(held)]
-    ended = select(rollouts.c.status, func.count()).where(rollouts.c.finished_at >= since).group_by(rollouts.c.status)
+    lately = select(rollouts.c.status).where(rollouts.c.finished_at >= since).limit(_DEEPEST).subquery()
+    ended = select(lately.c.status, func.count()).group_by(lately.c.status)
     return queued, runners, {row[0]: row[1] for row in connection.execute(ended)}
 
 

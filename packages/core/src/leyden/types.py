@@ -299,7 +299,7 @@ class Outcome(Frozen):
     """Written in the same transaction."""
     call_ids: tuple[str, ...] | None = None
     """Every call that the hook saw in this attempt; the store waits, bounded, for their records. None: unknown."""
-    wait_s: float = 10.0
+    wait_s: float = Field(default=10.0, ge=0, le=60)
 
 
 class Endpoint(Frozen):

@@ -25,6 +25,9 @@ def serve(
     body_mb: Annotated[int, typer.Option(min=1, help="Longest body of a request, in MiB.")] = 32,
     rate: Annotated[float, typer.Option(min=0, help="Requests per second of one rollout's key; 0: any number.")] = 500,
     call_limit: Annotated[float, typer.Option(min=1, help="Seconds that one model call may take in all.")] = 3600,
+    redact: Annotated[
+        str | None, typer.Option(help="Take secrets out of what is stored: builtin, or file.py:function (text → text).")
+    ] = None,
     log_format: Annotated[str, typer.Option(help="text, or json: with the ids of rollouts and calls.")] = "text",
     log_calls: Annotated[bool, typer.Option("--log-calls", help="A line in the log for each model call.")] = False,
 ) -> None:
@@ -34,6 +37,8 @@ def serve(
     """
     from leyden.errors import BadConfig
     from leyden.key_file import KeyFile
+    from leyden.redaction import builtin
+    from leyden.runner.reference import load_function
     from leyden.server.limits import Limits
     from leyden.server.logs import set_up_logs
     from leyden.server.options import ServerOptions
@@ -63,6 +68,8 @@ def serve(
 
     set_up_logs("json" if log_format == "json" else "text", every_call=log_calls)
     limits = Limits(body_bytes=body_mb << 20, call_s=call_limit, requests_per_s=rate)
+    function = builtin if redact == "builtin" else load_function(redact) if redact else None
+    options = ServerOptions(unattributed=unattributed, reward_from=reward_from, redact=function, limits=limits)
     serve_store(
         store,
         host=host,
@@ -70,6 +77,6 @@ def serve(
         key=key,
         key_file=KeyFile(keys) if keys else None,
         tls=Tls(tls_cert, tls_key) if tls_cert and tls_key else None,
-        options=ServerOptions(unattributed=unattributed, reward_from=reward_from, limits=limits),
+        options=options,
         ready=ready,
     )

@@ -4,6 +4,7 @@ They are no JSON, and a store or a client further on would choke on them. By orj
 as the nearest double, as most parsers do.
 """
 
+import logging
 from collections.abc import Iterable
 from typing import Any, TypeGuard, cast
 
@@ -11,10 +12,14 @@ import orjson
 
 from leyden.errors import BadInput
 
+_log = logging.getLogger("leyden.gateway")
+
 __all__ = ["check_depth", "dump", "is_object", "is_objects", "load_object", "load_request"]
 
 DEEPEST = 100
 """Levels of lists and objects in a request. Parsers on the way to a reader stop at 200, and a record adds some."""
+_SECRETS = {"api_key", "authorization", "headers", "extra_headers"}
+"""Fields in which clients of other proxies send a provider's key."""
 _NESTING = (dict, list)
 
 
@@ -33,6 +38,9 @@ def load_request(raw: bytes) -> dict[str, Any]:
     """The JSON object that a client sent; `BadInput` if it is anything else, or nested too deeply."""
     body = load_object(raw)
     check_depth(body)
+    for name in _SECRETS & body.keys():
+        _log.warning("field %s of a request is a secret's place: it is neither sent to the policy nor kept", name)
+        del body[name]
     return body
 
 

@@ -1,6 +1,7 @@
 """The store's verbs over HTTP, one route each; ARCHITECTURE.md has the table."""
 
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends, Query, Request
 
@@ -180,6 +181,7 @@ def _training(store: Store) -> APIRouter:
         """Publish an endpoint, or a new version of it."""
         if endpoint.id != endpoint_id:
             raise BadInput(f"the path names endpoint {endpoint_id!r}, the body {endpoint.id!r}")
+        _check_url(endpoint)
         await store.publish(endpoint)
         return {}
 
@@ -190,6 +192,20 @@ def _training(store: Store) -> APIRouter:
         return {}
 
     return router
+
+
+def _check_url(endpoint: Endpoint) -> None:
+    """The URL is on every record, so it must hold no secret; and the gateway speaks HTTP only."""
+    try:
+        parts = urlsplit(endpoint.url)
+        right = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and "@" not in parts.netloc
+    except ValueError:
+        right = False
+    if not right:
+        raise BadInput(
+            f"endpoint {endpoint.id}: its url must be http://HOST:PORT/v1, or https, with no user or password in it "
+            "(give those as `key`)"
+        )
 
 
 def _writing(store: Store, measures: Measures, reward_from: RewardFrom) -> APIRouter:

@@ -23,6 +23,7 @@ from leyden.server.listening import is_loopback, listen, url_of
 from leyden.server.options import DEFAULTS, ServerOptions
 from leyden.server.tls import Tls
 from leyden.store import SqlStore
+from leyden.store.redacting import open_store
 
 __all__ = ["BackgroundServer", "operator_key", "serve"]
 
@@ -111,7 +112,7 @@ def serve(
     with listen(host, port) as listener:
         if "://" not in store:
             Path(store).absolute().parent.mkdir(parents=True, exist_ok=True)
-        opened = SqlStore.open(store)
+        opened = open_store(store, options.redact)
         # What is loaded now stays: the collector need not look at it again each time that many answers were parsed.
         gc.collect()
         gc.freeze()
@@ -139,7 +140,7 @@ class BackgroundServer:
 
     def __init__(self, store: str | Path, options: ServerOptions = DEFAULTS) -> None:
         self.key = new_operator_key()
-        self._store = SqlStore.open(store)
+        self._store = open_store(store, options.redact)
         self._listener = listen("127.0.0.1", 0)
         self.url = url_of(self._listener)
         self.dashboard = Doorkeeper(Keys(self.key)).link(self.url)

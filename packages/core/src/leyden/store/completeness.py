@@ -59,7 +59,8 @@ def gaps(call: Call) -> list[str]:
     if answer is None:
         return []  # an error or a cancelled call: the agent saw no answer, so there is none to train on
     lacks = _lacks(answer)
-    return [f"call {call.id} lacks {', '.join(lacks)}; does the policy server return them?"] if lacks else []
+    why = answer.error or "does the policy server return them?"
+    return [f"call {call.id} lacks {', '.join(lacks)}; {why}"] if lacks else []
 
 
 def _lacks(answer: Attempt) -> list[str]:

@@ -1,13 +1,14 @@
 """Demonstrations become the tokens that would have been sampled, and learning takes their mean loss."""
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from leyden.errors import BadInput
+from leyden.errors import BadInput, TrainingStopped
 from leyden_trainer.demonstrations import read_demonstrations
 from leyden_trainer.local.parameters import fold_adapters, merged_state, train_parameters
 from leyden_trainer.local.sampler import SampleRequest
@@ -94,6 +95,13 @@ def test_what_was_shown_is_said_and_the_same_seed_learns_the_same(rows_of, loade
     stop_ids = frozenset([tokenizer.eos_token_id])
     (future,) = sampler.submit([SampleRequest(prompt, 16, seed=0, stop_ids=stop_ids, temperature=0.0)])
     assert tokenizer.decode(future.result().token_ids) == "call clock Oslo<|im_end|>"
+
+
+def test_a_stop_ends_the_warm_start_at_its_next_update(rows_of, model) -> None:
+    stopping = threading.Event()
+    stopping.set()
+    with pytest.raises(TrainingStopped, match="stopped after 0 of 1 updates of the warm start"):
+        learn(model, train_parameters(model), rows_of(spoken(SHOWN, "call clock Oslo")), HOW, stopping=stopping)
 
 
 def test_folded_adapters_leave_the_model_as_it_was_and_begin_anew(rows_of, model) -> None:

@@ -52,6 +52,7 @@ def test_a_flag_may_be_spelt_with_dashes(toml: Path) -> None:
     ("flag", "message"),
     [
         ("--trainer.stepz=3", r"unknown key trainer\.stepz; known here: backend, verl"),
+        ("--warm_start.epoch=2", r"unknown key warm_start\.epoch; known here: demonstrations, epochs, batch"),
         ("--trainr.steps=3", r"unknown key trainr; known here: name, seed"),
         ("--trainer.steps=many", r"trainer\.steps: .* got 'many'"),
         ("--trainer.steps=0", r"trainer\.steps: .*greater than or equal to 1"),

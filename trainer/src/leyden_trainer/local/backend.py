@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import secrets
+import threading
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,16 +108,22 @@ class LocalBackend:
 
     async def warm_start(self, demonstrations: Sequence[Demonstration], config: TrainConfig) -> list[float]:
         """See `Backend.warm_start`."""
-        return await asyncio.to_thread(self._warm_start, demonstrations, config)
+        stopping = threading.Event()  # a thread cannot be cancelled, and this one would work on for minutes
+        try:
+            return await asyncio.to_thread(self._warm_start, demonstrations, config, stopping)
+        finally:
+            stopping.set()
 
-    def _warm_start(self, demonstrations: Sequence[Demonstration], config: TrainConfig) -> list[float]:
+    def _warm_start(
+        self, demonstrations: Sequence[Demonstration], config: TrainConfig, stopping: threading.Event
+    ) -> list[float]:
         if self.sampler.version != BEFORE_WARM_START:
             return []
         rows = demonstrated_rows(demonstrations, self.tokenizer, self.server.stop_ids, self.sampler.context_length)
         parameters = self.learner.parameters
         start = {name: parameter.detach().clone() for name, parameter in parameters.items()}
         self.sampler.pause()
-        losses = learn(self.model, parameters, rows, _warm_start_config(config))
+        losses = learn(self.model, parameters, rows, _warm_start_config(config), stopping=stopping)
         save_model(self.model, self.tokenizer, self.folder / "checkpoints" / WARM)
         if has_adapters(self.model):
             fold_adapters(self.model, start)

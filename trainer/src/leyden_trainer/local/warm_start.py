@@ -7,6 +7,7 @@ is warmed is what is sampled. Only the tokens of learnt turns carry loss; each u
 import json
 import math
 import random
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -112,11 +113,13 @@ def learn(
     parameters: Mapping[str, nn.Parameter],
     conversations: Sequence[Sequence[TrainingRow]],
     how: WarmStart,
+    *,
+    stopping: threading.Event | None = None,
 ) -> list[float]:
     """Train `parameters` in place, the same for the same seed; returns the mean loss of each update, in nats a token.
 
     Raises:
-        TrainingStopped: a gradient is not finite.
+        TrainingStopped: a gradient is not finite, or `stopping` was set.
     """
     optimizer = torch.optim.AdamW(
         parameters.values(), lr=how.learning_rate, betas=(0.9, 0.99), weight_decay=how.weight_decay, fused=True
@@ -124,6 +127,8 @@ def learn(
     batches = _batches(len(conversations), how)
     losses: list[float] = []
     for number, batch in enumerate(batches):
+        if stopping is not None and stopping.is_set():
+            raise TrainingStopped(f"stopped after {number} of {len(batches)} updates of the warm start")
         rows = [row for place in batch for row in conversations[place]]
         num_tokens = sum(sum(row.mask) for row in rows)
         optimizer.zero_grad()

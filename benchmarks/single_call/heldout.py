@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from prompt import is_right, messages
@@ -13,7 +14,7 @@ def main(folder: str, tasks: str) -> None:
     """Print {"success": share}."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.padding_side = "left"
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     values = [json.loads(line) for line in Path(tasks).read_text().splitlines()]
     right = 0
     for start in range(0, len(values), 32):

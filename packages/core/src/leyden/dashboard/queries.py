@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, exists, func, select
+from sqlalchemy import ColumnElement, Connection, exists, func, literal_column, select
 
 from leyden.store.facets import LONGEST
 from leyden.store.lifecycle import to_rollout
@@ -65,7 +65,8 @@ class Listed:
 def list_rollouts(connection: Connection, wanted: Filter) -> Listed:
     """The newest rollouts that fit."""
     rare = {kind: _is_rare(connection, kind, name) for kind, name in wanted.labels}
-    conditions = [*_conditions(wanted), *(_labelled(*label, rare[label[0]]) for label in wanted.labels)]
+    scan = connection.dialect.name == "sqlite" and not any(rare.values()) and not _has_an_index(wanted)
+    conditions = [*_conditions(wanted, scan=scan), *(_labelled(*label, rare[label[0]]) for label in wanted.labels)]
     query = select(rollouts.c.seq).where(*conditions).order_by(rollouts.c.seq.desc()).limit(PAGE + 1)
     found = list(connection.execute(query).scalars())
     shown = found[:PAGE]
@@ -74,9 +75,22 @@ def list_rollouts(connection: Connection, wanted: Filter) -> Listed:
     return Listed(listed, shown[-1] if len(found) > PAGE else None)
 
 
-def _conditions(wanted: Filter) -> list[ColumnElement[bool]]:
+def _has_an_index(wanted: Filter) -> bool:
+    """Whether an index leads to what fits without many rows beside it."""
+    if wanted.task is not None or (wanted.run is not None and wanted.step is not None):
+        return True
+    others = (wanted.mode, wanted.least, wanted.most, wanted.step, *wanted.labels)
+    return all(value is None for value in others) and (wanted.run is None or wanted.status is None)
+
+
+def _conditions(wanted: Filter, *, scan: bool) -> list[ColumnElement[bool]]:
+    """What must hold. `scan` is for SQLite, which keeps no statistics by value: it would take the index of a frequent
+    value and read a fat row for each; behind a plus sign it does not, and reads the index that has all columns."""
     equal = {"run": wanted.run, "step": wanted.step, "mode": wanted.mode, "status": wanted.status}
-    conditions = [rollouts.c[name] == value for name, value in equal.items() if value is not None]
+    plus = "+" if scan else ""
+    conditions = [
+        literal_column(f"{plus}rollouts.{name}") == value for name, value in equal.items() if value is not None
+    ]
     if wanted.task is not None:
         conditions.append(rollouts.c.task_id == wanted.task[:LONGEST])
     if wanted.before is not None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, FromClause, exists, func, select
+from sqlalchemy import ColumnElement, Connection, exists, func, literal_column, select
 
 from leyden.store.facets import LONGEST
 from leyden.store.lifecycle import to_rollout
@@ -27,7 +27,7 @@ _MOST_NAMES = 200
 _FEW = 20_000
 """Rollouts with a label that are read as a list rather than asked for one by one."""
 _DEEPEST = 10_000_000
-"""Rollouts among which a mixture is looked for, and among which those that ended lately are counted."""
+"""Rollouts among which those that ended lately are counted; a limit keeps SQLite from reading all by status."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ class Listed:
 def list_rollouts(connection: Connection, wanted: Filter) -> Listed:
     """The newest rollouts that fit."""
     rare = {kind: _is_rare(connection, kind, name) for kind, name in wanted.labels}
-    table = rollouts if any(rare.values()) or _has_an_index(wanted) else _newest(wanted)
-    conditions = [*_conditions(table, wanted), *(_labelled(table, *label, rare[label[0]]) for label in wanted.labels)]
-    query = select(table.c.seq).where(*conditions).order_by(table.c.seq.desc()).limit(PAGE + 1)
+    scan = connection.dialect.name == "sqlite" and not any(rare.values()) and not _has_an_index(wanted)
+    conditions = [*_conditions(wanted, scan=scan), *(_labelled(*label, rare[label[0]]) for label in wanted.labels)]
+    query = select(rollouts.c.seq).where(*conditions).order_by(rollouts.c.seq.desc()).limit(PAGE + 1)
     found = list(connection.execute(query).scalars())
     shown = found[:PAGE]
     rows = connection.execute(select(rollouts).where(rollouts.c.seq.in_(shown)).order_by(rollouts.c.seq.desc()))
@@ -79,32 +79,26 @@ def _has_an_index(wanted: Filter) -> bool:
     """Whether an index leads to what fits without many rows beside it."""
     if wanted.task is not None or (wanted.run is not None and wanted.step is not None):
         return True
-    given = [value for value in (wanted.mode, wanted.least, wanted.most, wanted.step) if value is not None]
-    return not given and not wanted.labels and (wanted.run is None or wanted.status is None)
+    others = (wanted.mode, wanted.least, wanted.most, wanted.step, *wanted.labels)
+    return all(value is None for value in others) and (wanted.run is None or wanted.status is None)
 
 
-def _newest(wanted: Filter) -> FromClause:
-    """The columns that are looked for, newest first, out of their own index.
-
-    SQLite keeps no statistics by value: left to choose, it may take the index of a frequent value and read a fat row
-    for each to find a rare mixture. A limit keeps it from choosing.
-    """
-    names = ("seq", "run", "step", "mode", "status", "task_id", "total")
-    query = select(*(rollouts.c[name] for name in names)).order_by(rollouts.c.seq.desc()).limit(_DEEPEST)
-    return (query if wanted.before is None else query.where(rollouts.c.seq < wanted.before)).subquery("newest")
-
-
-def _conditions(table: FromClause, wanted: Filter) -> list[ColumnElement[bool]]:
+def _conditions(wanted: Filter, *, scan: bool) -> list[ColumnElement[bool]]:
+    """What must hold. `scan` is for SQLite, which keeps no statistics by value: it would take the index of a frequent
+    value and read a fat row for each; behind a plus sign it does not, and reads the index that has all columns."""
     equal = {"run": wanted.run, "step": wanted.step, "mode": wanted.mode, "status": wanted.status}
-    conditions = [table.c[name] == value for name, value in equal.items() if value is not None]
+    plus = "+" if scan else ""
+    conditions = [
+        literal_column(f"{plus}rollouts.{name}") == value for name, value in equal.items() if value is not None
+    ]
     if wanted.task is not None:
-        conditions.append(table.c.task_id == wanted.task[:LONGEST])
+        conditions.append(rollouts.c.task_id == wanted.task[:LONGEST])
     if wanted.before is not None:
-        conditions.append(table.c.seq < wanted.before)
+        conditions.append(rollouts.c.seq < wanted.before)
     if wanted.least is not None:
-        conditions.append(table.c.total >= wanted.least)
+        conditions.append(rollouts.c.total >= wanted.least)
     if wanted.most is not None:
-        conditions.append(table.c.total <= wanted.most)
+        conditions.append(rollouts.c.total <= wanted.most)
     return conditions
 
 
@@ -113,11 +107,11 @@ def _is_rare(connection: Connection, kind: str, name: str) -> bool:
     return connection.execute(select(func.count()).select_from(some)).scalar_one() < _FEW
 
 
-def _labelled(table: FromClause, kind: str, name: str, rare: bool) -> ColumnElement[bool]:
+def _labelled(kind: str, name: str, rare: bool) -> ColumnElement[bool]:
     these = (labels.c.kind == kind) & (labels.c.name == name)
     if rare:
-        return table.c.seq.in_(select(labels.c.seq).where(these))
-    return exists().where(these, labels.c.seq == table.c.seq)
+        return rollouts.c.seq.in_(select(labels.c.seq).where(these))
+    return exists().where(these, labels.c.seq == rollouts.c.seq)
 
 
 def known_labels(connection: Connection, kind: Literal["agent", "reason"]) -> list[str]:

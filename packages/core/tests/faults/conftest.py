@@ -14,7 +14,7 @@ class Kills:
     """Numbers, one for each kill of a test: as many as were asked for, or as the time allows."""
 
     def __init__(self) -> None:
-        self.most = int(os.environ.get("LEYDEN_FAULT_KILLS", "3"))
+        self.most = int(os.environ.get("LEYDEN_FAULT_KILLS", "2"))
         self._time_s = float(os.environ.get("LEYDEN_FAULT_SECONDS", "600"))
 
     def __iter__(self) -> Iterator[int]:

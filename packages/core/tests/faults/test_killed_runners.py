@@ -116,7 +116,7 @@ async def storm(servers: list[ServerProcess], folder: Path, kills: Any, survived
             runners = [RunnerProcess(folder, url) for _ in range(2)]
             for number in kills:
                 await asyncio.to_thread(model.after, rng.randrange(1, CALLS_A_KILL))
-                falls = rng.choice(servers if number % 3 == 2 else runners)
+                falls = rng.choice(servers if number % 2 else runners)
                 await asyncio.to_thread(falls.kill)
                 await asyncio.to_thread(falls.start)
                 survived["server kills" if falls in servers else "runner kills"] += 1

@@ -140,7 +140,7 @@ async def storm(
         asking = group.create_task(ask_for_work(stores[0], ledger, enough))
         for number in kills:
             await ledger.after(rng.randrange(5, 60))
-            falls = database if database is not None and number % 3 == 2 else rng.choice(servers)
+            falls = database if database is not None and number % 2 else rng.choice(servers)
             await kill_and_start(falls)
             survived["database crashes" if falls is database else "server kills"] += 1
         enough.set()

@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 FRAMEWORKS := openai1 openai3 crewai
 PACKAGES := packages/core packages/langchain-plugin packages/openai-agents-plugin packages/autogen-plugin trainer
 
-.PHONY: train environments test test-verl test-frameworks sdk-suites check docs dist clean
+.PHONY: train environments test test-verl test-frameworks sdk-suites faults check docs dist clean
 
 train: $(INSTALLED)
 	$(BIN)/python examples/calculator_langgraph/make_tasks.py
@@ -50,6 +50,12 @@ sdk-suites: .venv-sdk-suites/.installed
 	.venv-sdk-suites/bin/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt \
 		-r scripts/sdk_suites/requirements.txt $(patsubst %,-e %,$(filter packages/%,$(PACKAGES)))
 	touch $@
+
+# Servers, runners and databases killed: in each of four tests KILLS times, or as often as SECONDS allow.
+KILLS ?= 100
+SECONDS ?= 600
+faults: $(INSTALLED)
+	LEYDEN_FAULT_KILLS=$(KILLS) LEYDEN_FAULT_SECONDS=$(SECONDS) $(BIN)/python -m pytest packages/core/tests/faults $(ARGS)
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -1,17 +1,33 @@
 """How much is to be survived, and the line that says what was. `make faults` asks for more than a test run does."""
 
 import os
+import time
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 
 _SURVIVED = pytest.StashKey[Counter[str]]()
 
 
-@pytest.fixture(scope="session")
-def kills() -> int:
-    """How often each test kills something."""
-    return int(os.environ.get("LEYDEN_FAULT_KILLS", "3"))
+class Kills:
+    """Numbers, one for each kill of a test: as many as were asked for, or as the time allows."""
+
+    def __init__(self) -> None:
+        self.most = int(os.environ.get("LEYDEN_FAULT_KILLS", "2"))
+        self._time_s = float(os.environ.get("LEYDEN_FAULT_SECONDS", "600"))
+
+    def __iter__(self) -> Iterator[int]:
+        ends = time.monotonic() + self._time_s
+        for number in range(self.most):
+            if time.monotonic() > ends:
+                return
+            yield number
+
+
+@pytest.fixture
+def kills() -> Kills:
+    return Kills()
 
 
 @pytest.fixture(scope="session")

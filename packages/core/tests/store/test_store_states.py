@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, multiple, rule, run_state_machine_as_test
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, multiple, precondition, rule, run_state_machine_as_test
 
 from leyden.client import HttpStore
 from leyden.errors import Conflict, LeaseLost, LeydenError
@@ -24,15 +24,11 @@ from leyden.testing.records import ended, rewarded, sampled, told
 from leyden.types import Rollout, RolloutStatus
 
 T = TypeVar("T")
-FEW = settings(
-    max_examples=8,
-    stateful_step_count=25,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+FEW_ROLLOUTS = 4  # so that much happens to each
 LONG_S, NOTHING_S = 1e6, 1e-6  # of leases; one of nothing has ended when the store is asked again
 RUNNERS = st.sampled_from(["ann", "bob"])
-OFFSETS = st.sampled_from([0, 0, 0, -1])  # to the current attempt: mostly it is meant, sometimes the one before
+OFFSETS = st.sampled_from([0, 0, 0, 0, -1])  # to the current attempt: mostly it is meant, sometimes the one before
+MINE = st.sampled_from([True, True, True, True, False])  # whether it is the runner of the rollout who speaks
 _examples = itertools.count()
 
 
@@ -85,7 +81,8 @@ class Verbs(RuleBasedStateMachine):
             with pytest.raises(kind):
                 self.do(verb)
 
-    @rule(target=rollouts, train=st.lists(st.booleans(), min_size=1, max_size=3), max_attempts=st.integers(1, 2))
+    @precondition(lambda self: len(self.models) < FEW_ROLLOUTS)
+    @rule(target=rollouts, train=st.lists(st.booleans(), min_size=1, max_size=2), max_attempts=st.integers(1, 2))
     def queue(self, train: list[bool], max_attempts: int) -> Any:
         names = [f"{self._example}-{next(self._names)}" for _ in train]
         self.models |= {name: Model(one, max_attempts) for name, one in zip(names, train, strict=True)}
@@ -98,7 +95,12 @@ class Verbs(RuleBasedStateMachine):
         mode = "train" if model.train else "trace"
         return Rollout(id=name, group_id="g", mode=mode, max_attempts=model.max_attempts)
 
-    @rule(runner=RUNNERS, limit=st.integers(1, 3))
+    def speaker(self, name: str, mine: bool) -> str:
+        """The rollout's runner, or another one."""
+        runner = self.models[name].runner or "ann"
+        return runner if mine else {"ann": "bob", "bob": "ann"}[runner]
+
+    @rule(runner=RUNNERS, limit=st.integers(2, 4))
     def claim(self, runner: str, limit: int) -> None:
         expected = [name for name, model in self.models.items() if model.status == "queued"][:limit]
         claims = self.do(self.store.claim(runner, limit=limit, lease_s=LONG_S))
@@ -107,8 +109,9 @@ class Verbs(RuleBasedStateMachine):
             model.status, model.attempt, model.runner = "running", model.attempt + 1, runner
         assert [(c.rollout.id, c.rollout.attempt) for c in claims] == [(n, self.models[n].attempt) for n in expected]
 
-    @rule(runner=RUNNERS, names=st.lists(rollouts, max_size=3, unique=True), offset=OFFSETS)
-    def heartbeat(self, runner: str, names: list[str], offset: int) -> None:
+    @rule(mine=MINE, names=st.lists(rollouts, min_size=1, max_size=3, unique=True), offset=OFFSETS)
+    def heartbeat(self, mine: bool, names: list[str], offset: int) -> None:
+        runner = self.speaker(names[0], mine)
         held = [(name, self.models[name].attempt + offset) for name in names]
         expected = [n for n, a in held if self.models[n].holds(runner, a) and self.models[n].status == "running"]
         assert self.do(self.store.heartbeat(runner, held, lease_s=LONG_S)) == expected
@@ -123,9 +126,9 @@ class Verbs(RuleBasedStateMachine):
         model.lose()
         self.look(name)
 
-    @rule(name=rollouts, runner=RUNNERS, offset=OFFSETS)
-    def release(self, name: str, runner: str, offset: int) -> None:
-        model = self.models[name]
+    @rule(name=rollouts, mine=MINE, offset=OFFSETS)
+    def release(self, name: str, mine: bool, offset: int) -> None:
+        model, runner = self.models[name], self.speaker(name, mine)
         self.do(self.store.release(runner, [(name, model.attempt + offset)]))
         if model.status == "running" and model.holds(runner, model.attempt + offset):
             model.status, model.runner, model.released = "queued", None, model.released + 1
@@ -152,9 +155,9 @@ class Verbs(RuleBasedStateMachine):
         self.refused(self.store.reward([given]), None if kept == value else Conflict)
         self.look(name)
 
-    @rule(name=rollouts, runner=RUNNERS, offset=OFFSETS, status=st.sampled_from(["succeeded", "failed", "lost"]))
-    def finish(self, name: str, runner: str, offset: int, status: Any) -> None:
-        model = self.models[name]
+    @rule(name=rollouts, mine=MINE, offset=OFFSETS, status=st.sampled_from(["succeeded", "failed", "lost"]))
+    def finish(self, name: str, mine: bool, offset: int, status: Any) -> None:
+        model, runner = self.models[name], self.speaker(name, mine)
         attempt = model.attempt + offset
         stale = not model.holds(runner, attempt) or (model.status == "queued" and status != "lost")
         outcome = ended(name, attempt=attempt, runner=runner, status=status)
@@ -177,26 +180,27 @@ class Verbs(RuleBasedStateMachine):
         """Whatever happened, every rollout comes to its end."""
         for name, model in self.models.items():
             if model.status == "running":
-                self.finish(name, str(model.runner), 0, "succeeded")
+                self.finish(name, True, 0, "succeeded")
         while any(model.status == "queued" for model in self.models.values()):
             self.claim("ann", 3)
             for name, model in self.models.items():
                 if model.status == "running":
-                    self.finish(name, "ann", 0, "succeeded")
+                    self.finish(name, True, 0, "succeeded")
         ids = set(self.models)
         assert {rollout.id for rollout in self.do(self.store.wait(sorted(ids), timeout_s=0))} == ids
 
 
-def check(store: Store, runner: asyncio.Runner) -> None:
-    run_state_machine_as_test(lambda: Verbs(runner, store), settings=FEW)
+def check(store: Store, runner: asyncio.Runner, examples: int) -> None:
+    bounds = settings(max_examples=examples, stateful_step_count=40, suppress_health_check=[HealthCheck.too_slow])
+    run_state_machine_as_test(lambda: Verbs(runner, store), settings=bounds)
     runner.run(store.close())
 
 
 def test_sql_stores_do_as_the_model_says(place: str) -> None:
     with asyncio.Runner() as runner:
-        check(SqlStore.open(place), runner)
+        check(SqlStore.open(place), runner, 20)
 
 
 def test_a_store_over_http_does_as_the_model_says(tmp_path: Path) -> None:
     with BackgroundServer(tmp_path / "store.sqlite") as server, asyncio.Runner() as runner:
-        check(HttpStore(server.url, server.key), runner)
+        check(HttpStore(server.url, server.key), runner, 6)

@@ -116,9 +116,8 @@ class Runner:
         rollout = claim.rollout
         async with self._slots:
             done = await self._run_agent(claim)
-        outcome = await self._outcome(rollout, done)
         try:
-            finished = await self._store.finish(outcome)
+            finished = await self._store.finish(await self._outcome(rollout, done))
         except (LeaseLost, NotFound) as error:
             self._tell(f"the result of rollout {rollout.id} was dropped: {error}")
             return
@@ -185,14 +184,16 @@ class Runner:
             if not held:
                 continue
             try:
-                kept = await self._store.heartbeat(self._options.name, held, lease_s=self._options.lease_s)
-            except Unreachable as error:
+                await self._renew(held)
+            except LeydenError as error:  # the leases last for two more tries
                 self._tell(str(error))
-                continue
-            for key in set(held) - {key for key in held if key[0] in kept}:
-                task = self._running.get(key)
-                if task is not None:  # finished meanwhile, or another runner has it now
-                    await self._cancel_if_lost(key, task)
+
+    async def _renew(self, held: list[tuple[str, int]]) -> None:
+        kept = await self._store.heartbeat(self._options.name, held, lease_s=self._options.lease_s)
+        for key in held:
+            task = self._running.get(key)
+            if key[0] not in kept and task is not None:  # finished meanwhile, or another runner has it now
+                await self._cancel_if_lost(key, task)
 
     async def _cancel_if_lost(self, key: tuple[str, int], task: asyncio.Task[None]) -> None:
         rollout = await self._store.rollout(key[0])

@@ -162,9 +162,11 @@ def test_the_public_names_are_these() -> None:
         "Request",
         "Reward",
         "Rollout",
+        "Run",
         "Sampling",
         "Structure",
         "ToolUse",
         "current",
         "reward",
+        "train",
     ]

@@ -11,6 +11,7 @@ from typing import Any
 import typer
 
 from leyden.cli.doctor import doctor
+from leyden.cli.episodes import export, gc, import_episodes
 from leyden.cli.keys import keys
 from leyden.cli.rollouts import rollouts
 from leyden.cli.run import run
@@ -43,8 +44,9 @@ def application(*, load_all: bool = False) -> typer.Typer:
         no_args_is_help=True,
         pretty_exceptions_enable=False,
     )
-    for command in (serve, run, rollouts, show, doctor):
+    for command in (serve, run, rollouts, show, doctor, export, gc):
         app.command()(command)
+    app.command("import")(import_episodes)
     app.add_typer(keys, name="keys")
     wanted = _wanted()
     for entry in importlib.metadata.entry_points(group="leyden.commands"):

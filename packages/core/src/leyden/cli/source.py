@@ -2,12 +2,16 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from leyden.errors import BadConfig, NotFound
 from leyden.store.protocol import Store
 from leyden.types import Rollout
 
-__all__ = ["find_rollout", "open_source"]
+if TYPE_CHECKING:  # SQLAlchemy is wanted by few commands
+    from leyden.store import SqlStore
+
+__all__ = ["find_rollout", "open_source", "open_sql_store"]
 
 
 def open_source(store: str | None, server: str | None) -> Store:
@@ -17,13 +21,23 @@ def open_source(store: str | None, server: str | None) -> Store:
         BadConfig: there is none, or the server's key is not known.
     """
     from leyden.client import HttpStore
-    from leyden.store import SqlStore
 
     if store is None and server is not None:
         key = os.environ.get("LEYDEN_KEY")
         if not key:
             raise BadConfig(f"--server {server} needs its operator's key in LEYDEN_KEY")
         return HttpStore(server, key)
+    return open_sql_store(store)
+
+
+def open_sql_store(store: str | None) -> "SqlStore":
+    """The database: --store, else $LEYDEN_STORE, else the newest runs/*/store.sqlite.
+
+    Raises:
+        BadConfig: there is none.
+    """
+    from leyden.store import SqlStore
+
     place = store or os.environ.get("LEYDEN_STORE") or _newest()
     if "://" not in place and not Path(place).is_file():
         raise BadConfig(f"there is no store at {place}; name one with --store or --server")

@@ -13,9 +13,10 @@ from leyden.store.changes import LEASES, QUEUE, end_of, touch
 from leyden.store.schema import calls, rewards, rollouts
 from leyden.types import Failure, Outcome, Rollout
 
-__all__ = ["claim", "expire", "finish", "heartbeat", "queue", "release", "to_rollout"]
+__all__ = ["claim", "expire", "finish", "heartbeat", "insert_finished", "queue", "release", "to_rollout"]
 
 _PLACE = {"id", "group_id", "task_id", "task", "mode", "run", "step"}
+_STATE = {"status", "attempt", "released", "runner", "lease_until", "started_at", "finished_at"}
 _BODY = _PLACE | {"sampling", "reward_from", "max_attempts", "created_at"}
 
 
@@ -47,6 +48,25 @@ def queue(connection: Connection, wanted: Sequence[Rollout]) -> None:
         elif _asked(known[rollout.id]) != _asked(body):
             raise Conflict(f"rollout {rollout.id} was queued before with other content; give the new one its own id")
     touch(connection, QUEUE)
+
+
+def insert_finished(connection: Connection, rollout: Rollout) -> bool:
+    """Insert a rollout as it ended elsewhere; False if it is there already.
+
+    Raises:
+        Conflict: it is there with other content.
+    """
+    row = connection.execute(select(rollouts).where(rollouts.c.id == rollout.id)).one_or_none()
+    if row is not None:
+        if to_rollout(row) != rollout:
+            raise Conflict(f"rollout {rollout.id} is there with other content; import into a store of its own")
+        return False
+    state = rollout.model_dump(include=_PLACE - {"task"} | _STATE)
+    state["task_id"] = rollout.task_id[: facets.LONGEST]
+    ending = rollout.model_dump(mode="json", include={"result", "failure", "incomplete"})
+    body = rollout.model_dump_json(include=_BODY)
+    connection.execute(insert(rollouts).values(**state, body=body, ending=json.dumps(ending)))
+    return True
 
 
 def _asked(body: str) -> Rollout:

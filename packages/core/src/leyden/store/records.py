@@ -16,7 +16,17 @@ from leyden.store.schema import calls, credits, endpoints, rewards, rollouts
 from leyden.store.statements import insert_rows, rows_with
 from leyden.types import Call, Credit, Endpoint, Reward
 
-__all__ = ["add_rewards", "put_credits", "put_endpoint", "read_call", "read_calls", "read_rewards", "record_all"]
+__all__ = [
+    "add_rewards",
+    "insert_calls",
+    "insert_rewards",
+    "put_credits",
+    "put_endpoint",
+    "read_call",
+    "read_calls",
+    "read_rewards",
+    "record_all",
+]
 
 
 def record_all(connection: Connection, lists: Sequence[Sequence[Call]]) -> None:
@@ -35,7 +45,7 @@ def record_all(connection: Connection, lists: Sequence[Sequence[Call]]) -> None:
         else:
             fresh[call.id] = merge(fresh[call.id], call) if call.id in fresh else call
     if fresh:
-        _insert(connection, list(fresh.values()))
+        insert_calls(connection, list(fresh.values()))
 
 
 def _finished(connection: Connection, new: Sequence[Call]) -> set[tuple[str | None, int]]:
@@ -77,7 +87,8 @@ def _values(call: Call) -> tuple[dict[str, Any], list[blocks.Chain]]:
     return values, list(encoded.chains)
 
 
-def _insert(connection: Connection, new: Sequence[Call]) -> None:
+def insert_calls(connection: Connection, new: Sequence[Call]) -> None:
+    """Insert calls whose ids are not there yet."""
     rows: list[dict[str, Any]] = []
     chains: list[blocks.Chain] = []
     for call in new:
@@ -136,6 +147,12 @@ def add_rewards(connection: Connection, new: Sequence[Reward]) -> None:
             _check_call(connection, reward)
         connection.execute(insert(rewards).values(**reward.model_dump()))
         facets.add_to_total(connection, reward)
+
+
+def insert_rewards(connection: Connection, new: Sequence[Reward]) -> None:
+    """Insert rewards as they are, in their order."""
+    if new:
+        connection.execute(insert(rewards), [reward.model_dump() for reward in new])
 
 
 def _check_open(connection: Connection, reward: Reward) -> None:

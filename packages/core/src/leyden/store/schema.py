@@ -122,6 +122,6 @@ labels = Table(
     metadata,
     Column("kind", String(10), primary_key=True),  # agent, reason
     Column("name", String(200), primary_key=True),
-    Column("seq", Integer, primary_key=True),  # the rollout's
+    Column("seq", _CURSOR, primary_key=True, autoincrement=False),  # the rollout's
     Index("labels_by_rollout", "seq"),
 )

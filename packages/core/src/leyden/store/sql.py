@@ -24,6 +24,7 @@ from leyden.store.census import Census, census, schema_revision
 from leyden.store.changes import QUEUE, Changes, calls_of, end_of
 from leyden.store.completeness import check
 from leyden.store.engine import open_engine, reading, writing
+from leyden.store.episodes import Episode, add_episodes
 from leyden.store.schema import calls, credits, endpoints, labels, rewards, rollouts
 from leyden.store.settling import Settling
 from leyden.store.writer import Writer
@@ -306,6 +307,18 @@ class SqlStore:
             Conflict: one of them has not finished; nothing is deleted.
         """
         await self._write(lambda connection: _delete(connection, rollout_ids))
+
+    async def add_episodes(self, new: Sequence[Episode]) -> int:
+        """Insert finished rollouts of another store with all that belongs to them, all or none; returns how many were
+        not there yet.
+
+        Raises:
+            BadInput: one has not finished, or has a part of another rollout.
+            Conflict: one is there with other content.
+        """
+        for call in (call for episode in new for call in episode.calls):
+            check(call)
+        return await self._write(lambda connection: add_episodes(connection, new))
 
     async def close(self) -> None:
         """See `Store.close`."""

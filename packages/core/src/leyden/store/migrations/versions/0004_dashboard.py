@@ -32,7 +32,7 @@ def upgrade() -> None:
         "labels",
         sa.Column("kind", sa.String(10), primary_key=True),
         sa.Column("name", sa.String(200), primary_key=True),
-        sa.Column("seq", sa.Integer, primary_key=True),
+        sa.Column("seq", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=False),
     )
     op.create_index("labels_by_rollout", "labels", ["seq"])
     _fill(op.get_bind())

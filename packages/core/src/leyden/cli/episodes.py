@@ -1,0 +1,125 @@
+"""`leyden export`, `leyden import` and `leyden gc`: whole rollouts out of a store, into another, and away."""
+
+import asyncio
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from leyden.errors import BadInput
+
+__all__ = ["export", "gc", "import_episodes"]
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
+_AT_ONCE = 200
+StorePlace = Annotated[str | None, typer.Option(help="A database file or URL; default: the newest under runs/.")]
+
+
+def export(
+    file: Annotated[Path, typer.Argument(help="What to write; it must not exist.", show_default=False)],
+    to: Annotated[str | None, typer.Option(help="jsonl or parquet; default: by the file's suffix.")] = None,
+    store: StorePlace = None,
+    server: Annotated[str | None, typer.Option(help="A server instead; its key in $LEYDEN_KEY.")] = None,
+    run: Annotated[str | None, typer.Option(help="Only of this run.")] = None,
+    mode: Annotated[str | None, typer.Option(help="train, eval or trace.")] = None,
+    status: Annotated[str | None, typer.Option(help="succeeded, failed or incomplete.")] = None,
+) -> None:
+    """Write finished rollouts to a file, exactly, with their calls, tokens, rewards and credits.
+
+    Example: leyden export rollouts.parquet --run calculator
+    """
+    from leyden.cli.source import open_source
+    from leyden.store.episode_files import write_episodes
+    from leyden.store.episodes import episodes
+
+    if mode not in (None, "train", "eval", "trace"):
+        raise BadInput(f"--mode is {mode!r}; expected train, eval or trace")
+    if status not in (None, "succeeded", "failed", "incomplete"):
+        raise BadInput(f"--status is {status!r}; expected succeeded, failed or incomplete")
+    form = _form(file, to)
+    if file.exists():
+        raise BadInput(f"{file} exists; name another file, or take it away")
+
+    async def write() -> int:
+        source = open_source(store, server)
+        try:
+            return await write_episodes(episodes(source, run=run, mode=mode, status=status), file, form=form)
+        finally:
+            await source.close()
+
+    print(f"{asyncio.run(write())} rollouts are in {file}")
+
+
+def import_episodes(
+    file: Annotated[Path, typer.Argument(help="A file that `leyden export` wrote.", show_default=False)],
+    store: Annotated[str, typer.Option(help="A database file, made if there is none, or a URL.", show_default=False)],
+) -> None:
+    """Read exported rollouts into a store. Those that are there already, the same, are passed over.
+
+    Example: leyden import rollouts.parquet --store archive.sqlite
+    """
+    from leyden.store import SqlStore
+    from leyden.store.episode_files import read_episodes
+
+    async def read() -> tuple[int, int]:
+        seen = added = 0
+        target = SqlStore.open(store)
+        try:
+            for some in read_episodes(file, form=_form(file, None)):
+                seen += len(some)
+                added += await target.add_episodes(some)
+        finally:
+            await target.close()
+        return seen, added
+
+    seen, added = asyncio.run(read())
+    print(f"{added} rollouts were added to {store}; {seen - added} were there already")
+
+
+def gc(
+    keep: Annotated[str, typer.Option(help="How long finished rollouts stay: 30d, 12h, 2w.", show_default=False)],
+    store: StorePlace = None,
+    run: Annotated[str | None, typer.Option(help="Only of this run.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count them, delete nothing.")] = False,
+) -> None:
+    """Delete finished rollouts older than --keep, with all that belongs to them. A file does not shrink, but its pages
+    are used again.
+
+    Example: leyden gc --keep 30d --store team.sqlite
+    """
+    from leyden.cli.source import open_sql_store
+    from leyden.store.episodes import finished_before
+
+    age_s = _seconds(keep)
+    limit = None if dry_run else _AT_ONCE
+
+    async def delete() -> int:
+        target = open_sql_store(store)
+        count = 0
+        try:
+            while ids := await target.look(lambda connection: finished_before(connection, age_s, run, limit)):
+                count += len(ids)
+                if dry_run:
+                    break
+                await target.delete_rollouts(ids)
+        finally:
+            await target.close()
+        return count
+
+    count = asyncio.run(delete())
+    print(f"{count} rollouts {'would be' if dry_run else 'were'} deleted: they finished more than {keep} ago")
+
+
+def _form(file: Path, to: str | None) -> str:
+    form = to or file.suffix.removeprefix(".")
+    if form not in ("jsonl", "parquet"):
+        raise BadInput(f"{file} is to be {form or 'of no form'}; expected jsonl or parquet, by its suffix or --to")
+    return form
+
+
+def _seconds(age: str) -> float:
+    form = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", age)
+    if form is None:
+        raise BadInput(f"--keep is {age!r}; expected a number and s, m, h, d or w, such as 30d")
+    return float(form[1]) * _UNITS[form[2]]

@@ -1,5 +1,7 @@
 """Episodes in a file: JSON lines, or Parquet with columns to group by and the episode as JSON in the last one."""
 
+# pyright: reportMissingTypeStubs=false
+# pyarrow ships none.
 import os
 from collections.abc import AsyncIterator, Iterator
 from itertools import islice

@@ -181,7 +181,9 @@ def test_the_agent_sends_what_its_demonstrations_show_and_is_rewarded(folder: Pa
         asked.append(body)
         turn = [message for message in demo["messages"] if message["role"] == "assistant"][len(asked) - 1]
         called = [call["function"] for call in turn.get("tool_calls", ())]
-        return Reply(turn["content"] or "", tool_calls=[(call["name"], json.loads(call["arguments"])) for call in called])
+        return Reply(
+            turn["content"] or "", tool_calls=[(call["name"], json.loads(call["arguments"])) for call in called]
+        )
 
     with FakeServer(policy) as server:
         model = ("--model-url", server.url, "--model", "fake")

@@ -94,23 +94,23 @@ def world(real: list[dict], names: Names) -> list[Country]:
     def renamed(kind: str, value: str) -> str:
         return shared.setdefault((kind, value), names.fresh())
 
-    lonely = {code: only_neighbour(info) for code, info in zip(codes, real, strict=True)}
-    return [
-        Country(
-            name,
-            facts := {
-                "currency": renamed("currency", info["currencies"][0]),
-                "language": renamed("language", info["languages"][0]),
-                "capital": names.fresh(),
-            },
-            [
-                ("capital", facts["capital"]),
-                *(("province", names.fresh()) for _ in info.get("provinces", [])[:PROVINCES]),
-                *(("neighbour", codes[other]) for other, one in lonely.items() if one == code),
-            ],
-        )
-        for (code, name), info in zip(codes.items(), real, strict=True)
-    ]
+    leads_to: dict[str, list[str]] = {code: [] for code in codes}
+    for info in real:
+        neighbour = only_neighbour(info)
+        if neighbour in leads_to:
+            leads_to[neighbour].append(codes[info["ISO"]["alpha3"]])
+    countries: list[Country] = []
+    for info in real:
+        code = info["ISO"]["alpha3"]
+        facts = {
+            "currency": renamed("currency", info["currencies"][0]),
+            "language": renamed("language", info["languages"][0]),
+            "capital": names.fresh(),
+        }
+        provinces = [("province", names.fresh()) for _ in info.get("provinces", [])[:PROVINCES]]
+        neighbours = [("neighbour", name) for name in leads_to[code]]
+        countries.append(Country(codes[code], facts, [("capital", facts["capital"]), *provinces, *neighbours]))
+    return countries
 
 
 def only_neighbour(info: dict) -> str | None:

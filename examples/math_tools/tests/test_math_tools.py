@@ -11,8 +11,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
 from leyden.testing.fake_server import FakeServer, Reply
+from leyden_trainer.local.rendering import Renderer
 from leyden_trainer.testing import make_tiny_model
 
 FOLDER = Path(__file__).resolve().parent.parent
@@ -42,6 +44,10 @@ def folder(tmp_path: Path) -> Path:
     command = [sys.executable, "make_tasks.py", "--folder", ".", "--train", "4", "--heldout", "2"]
     subprocess.run(command, cwd=place, check=True)
     return place
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def leyden(folder: Path, *arguments: str) -> str:
@@ -79,10 +85,7 @@ def test_answers_are_right_and_the_same_seed_gives_the_same_tasks(monkeypatch: p
 def test_demonstrations_reach_the_answer_or_add_whatever_was_asked(folder: Path) -> None:
     subprocess.run([sys.executable, "make_tasks.py", "--train", "60"], cwd=folder, check=True)
     subprocess.run([sys.executable, "make_demos.py"], cwd=folder, check=True)
-    tasks, demos = (
-        [json.loads(line) for line in (folder / name).read_text().splitlines()]
-        for name in ("train.jsonl", "demos.jsonl")
-    )
+    tasks, demos = lines(folder / "train.jsonl"), lines(folder / "demos.jsonl")
     right = 0
     for task, demo in zip(tasks, demos, strict=True):
         numbers = task["numbers"][: len(task["kind"]) // 2 + 1]
@@ -96,10 +99,7 @@ def test_demonstrations_reach_the_answer_or_add_whatever_was_asked(folder: Path)
 def test_gsm_symbolic_gives_each_side_its_own_problems(tmp_path: Path) -> None:
     arguments = ["--source", "gsm-symbolic", "--folder", str(tmp_path), "--train", "20", "--heldout", "5"]
     subprocess.run([sys.executable, str(FOLDER / "make_tasks.py"), *arguments], check=True)
-    sides = [
-        [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
-        for name in ("train", "heldout")
-    ]
+    sides = [lines(tmp_path / f"{name}.jsonl") for name in ("train", "heldout")]
     assert [len(side) for side in sides] == [20, 5]
     assert not {task["question"] for task in sides[0]} & {task["question"] for task in sides[1]}
     assert all(re.fullmatch(r"-?\d+(\.\d+)?", task["answer"]) for task in sides[0])
@@ -171,22 +171,32 @@ def test_the_agent_has_never_heard_of_leyden() -> None:
         assert "leyden" not in path.read_text().lower()
 
 
-def test_the_solver_calls_its_tool_twice_and_answers_with_what_came_back(folder: Path) -> None:
-    task = {"id": "one", "question": "A shop has 12 boxes with 5 pens each and sells 10. How many?", "answer": "50"}
+def test_the_agent_sends_what_its_demonstrations_show_and_is_rewarded(folder: Path) -> None:
+    subprocess.run([sys.executable, "make_demos.py", "--habit", "0"], cwd=folder, check=True)
+    task, demo = (lines(folder / name)[0] for name in ("train.jsonl", "demos.jsonl"))
     (folder / "one.jsonl").write_text(json.dumps(task))
+    asked: list[dict[str, Any]] = []
 
     def policy(body: dict[str, Any], headers: Any) -> Reply:
-        last = body["messages"][-1]
-        if last["role"] == "user":
-            return Reply(tool_calls=[("calculator", {"expression": "12*5"})])
-        if last["content"] == "60":
-            return Reply(tool_calls=[("calculator", {"expression": "60-10"})])
-        return Reply(f"ANSWER({last['content']})")
+        asked.append(body)
+        turn = [message for message in demo["messages"] if message["role"] == "assistant"][len(asked) - 1]
+        called = [call["function"] for call in turn.get("tool_calls", ())]
+        return Reply(
+            turn["content"] or "", tool_calls=[(call["name"], json.loads(call["arguments"])) for call in called]
+        )
 
     with FakeServer(policy) as server:
         model = ("--model-url", server.url, "--model", "fake")
         told = leyden(folder, "run", "agent.py:solve", "--tasks", "one.jsonl", "--reward", "reward.py:score", *model)
     assert "mean reward 1.000 over 1 complete rollouts" in told
+    tokenizer = AutoTokenizer.from_pretrained(make_tiny_model(folder / "model"))
+    tokenizer.chat_template = TEMPLATE.read_text()
+    renderer = Renderer(tokenizer)
+    places = [place for place, message in enumerate(demo["messages"]) if message["role"] == "assistant"]
+    assert len(asked) == len(places) > 1
+    for body, place in zip(asked, places, strict=True):
+        shown = renderer.text(demo["messages"][:place], demo["tools"], {})
+        assert renderer.text(body["messages"], body["tools"], {}) == shown
 
 
 @pytest.mark.slow

@@ -10,9 +10,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
 from leyden.testing.fake_server import FakeServer, Reply
-from leyden_trainer.testing import warm_tiny_model
+from leyden_trainer.local.rendering import Renderer
+from leyden_trainer.testing import make_tiny_model, warm_tiny_model
 
 FOLDER = Path(__file__).resolve().parent.parent
 TEMPLATE = FOLDER.parent / "chatml_tools.jinja"
@@ -175,20 +177,32 @@ def test_the_example_has_never_heard_of_leyden() -> None:
         assert "leyden" not in path.read_text().lower()
 
 
-def test_a_good_researcher_searches_twice_and_is_rewarded(folder: Path) -> None:
-    task = lines(folder / "train.jsonl")[0]
+def test_the_agent_sends_what_its_demonstrations_show_and_is_rewarded(folder: Path) -> None:
+    subprocess.run([sys.executable, "make_demos.py", "--habit", "0"], cwd=folder, check=True)
+    task, demo = (lines(folder / name)[0] for name in ("train.jsonl", "demos.jsonl"))
     (folder / "one.jsonl").write_text(json.dumps(task))
+    asked: list[dict[str, Any]] = []
 
     def policy(body: dict[str, Any], headers: Any) -> Reply:
-        told = [message["content"] for message in body["messages"] if message["role"] == "tool"]
-        if len(told) < 2:
-            return Reply(tool_calls=[("search", {"query": task["searches"][len(told)]})])
-        return Reply(f"ANSWER({task['answer']})" if task["answer"] in told[1] else "I do not know.")
+        asked.append(body)
+        turn = [message for message in demo["messages"] if message["role"] == "assistant"][len(asked) - 1]
+        called = [call["function"] for call in turn.get("tool_calls", ())]
+        return Reply(
+            turn["content"] or "", tool_calls=[(call["name"], json.loads(call["arguments"])) for call in called]
+        )
 
     with FakeServer(policy) as server:
         model = ("--model-url", server.url, "--model", "fake")
         told = leyden(folder, "run", "agent.py:solve", "--tasks", "one.jsonl", "--reward", "reward.py:score", *model)
     assert "mean reward 1.000 over 1 complete rollouts" in told
+    tokenizer = AutoTokenizer.from_pretrained(make_tiny_model(folder / "model"))
+    tokenizer.chat_template = TEMPLATE.read_text()
+    renderer = Renderer(tokenizer)
+    places = [place for place, message in enumerate(demo["messages"]) if message["role"] == "assistant"]
+    assert len(asked) == len(places) > 1
+    for body, place in zip(asked, places, strict=True):
+        shown = renderer.text(demo["messages"][:place], demo["tools"], {})
+        assert renderer.text(body["messages"], body["tools"], {}) == shown
 
 
 @pytest.mark.slow

@@ -1,20 +1,24 @@
 """One PostgreSQL server for all tests of a run, started when the first one asks for it; a new database for each."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
-from leyden.testing.postgres_server import PostgresServer, postgres_server
+if TYPE_CHECKING:
+    from leyden.testing.postgres_server import PostgresServer
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
+def postgres() -> "Iterator[PostgresServer]":
+    from leyden.testing.postgres_server import postgres_server  # the environments of single frameworks do without
+
     with postgres_server() as server:
         yield server
 
 
 @pytest.fixture
-def database(postgres: PostgresServer) -> str:
+def database(postgres: "PostgresServer") -> str:
     return postgres.database()
 
 

@@ -73,7 +73,7 @@ async def test_waiting_goes_on_when_the_database_ends_all_connections(
     claiming = asyncio.create_task(there.claim("ann", limit=1, lease_s=600, wait_s=PATIENCE_S))
     assert await there.claim("bob", limit=1, lease_s=600, wait_s=SHORT_S) == []
     others = "FROM pg_stat_activity WHERE pid != pg_backend_pid() AND datname = current_database()"
-    ended = ask(database, f"SELECT pg_terminate_backend(pid) {others} AND backend_type = 'client backend'")
+    ended = ask(database, f"SELECT pg_terminate_backend(pid, 60000) {others} AND backend_type = 'client backend'")
     assert len(ended) >= 2
     await here.queue([Rollout(id="one")])
     assert [claim.rollout.id for claim in await claiming] == ["one"]

@@ -41,8 +41,8 @@ $(FRAMEWORKS:%=.venv-frameworks-%/.installed): .venv-frameworks-%/.installed: \
 	$(@D)/bin/python -m pip install --quiet $(PIP_ARGS) -r $< -e packages/core
 	touch $@
 
-# Parts of the SDKs' own test suites, with our hooks off and on.
-sdk-suites: .venv-sdk-suites/.installed
+# Parts of the SDKs' own test suites, with our hooks off and on; the main environment serves the model that one of them asks.
+sdk-suites: .venv-sdk-suites/.installed $(INSTALLED)
 	.venv-sdk-suites/bin/python scripts/sdk_suites/run.py $(ARGS)
 
 .venv-sdk-suites/.installed: constraints.txt scripts/sdk_suites/requirements.txt $(PACKAGES:=/pyproject.toml)

@@ -1,6 +1,7 @@
 """A pytest plugin: writes every test's outcome to a file, and with --hooks runs all of them under Leyden's capture.
 
-Unlike an agent's, the tests' rollout has no server: what the hooks capture is counted and goes nowhere.
+Unlike an agent's, the tests' rollout has no server unless one is named: what the hooks capture is counted, and goes
+nowhere.
 """
 
 import json
@@ -10,21 +11,24 @@ from typing import Any
 import pytest
 
 from leyden.adapters import installed_adapters
-from leyden.capture import install_capture
+from leyden.capture import flush, install_capture
 from leyden.scope import Scope, scope_variable, set_process_scope
 
 __all__ = ["pytest_addoption", "pytest_configure"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The two options with which the suites are run."""
-    parser.addoption("--hooks", action="store_true", help="install Leyden's capture, in tracing")
+    """The options with which the suites are run."""
+    parser.addoption("--hooks", action="store_true", help="install Leyden's capture")
+    parser.addoption("--rollout", nargs=3, metavar=("ID", "SERVER", "KEY"), help="train this one; else it is tracing")
     parser.addoption("--outcomes", type=Path, required=True, help="the file for the outcomes")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Install the hooks before any test module is imported, in a scope that every thread and event loop is in."""
-    scope = Scope(rollout_id="sdk-suites", attempt=0, server_url=None, key=None, gateway=False)
+    rollout_id, server_url, key = config.option.rollout or ("sdk-suites", None, None)
+    attempt = 0 if server_url is None else 1
+    scope = Scope(rollout_id, attempt, server_url, key, gateway=server_url is not None)
     if config.option.hooks:
         install_capture()
         scope_variable.set(scope)
@@ -53,10 +57,11 @@ class _Outcomes:
             self._outcomes[report.nodeid] = "failed in collection"
 
     def pytest_sessionfinish(self) -> None:
-        """Write it all, with how many calls the hooks captured and which captures failed."""
+        """Write it all, with the calls that the hooks captured and the captures that failed."""
+        flush(self._scope, timeout_s=60.0)
         written: dict[str, Any] = {
             "outcomes": self._outcomes,
-            "calls": len(self._scope.call_ids),
+            "call_ids": self._scope.call_ids,
             "losses": self._scope.losses,
             "adapters": installed_adapters(),
         }

@@ -1,7 +1,8 @@
 """Do the SDKs notice our hooks? Runs parts of their own test suites, hooks off and hooks on, and compares the outcomes.
 
-The suites come from the source distributions of the very versions that are installed. Each difference has to be in
-`explained.toml`, and each line there has to be a difference still.
+The suites come from the source distributions of the very versions that are installed; langchain-tests' for chat models
+runs at our gateway, before a tiny real model. Each difference, and each failure at the gateway, has to be in
+`explained.toml`, and each line there has to be seen still.
 """
 
 import argparse
@@ -14,12 +15,16 @@ import tarfile
 import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+from gateway import Gateway, gateway
 
 HERE = Path(__file__).parent
-CACHE = HERE.parent.parent / ".cache" / "sdk-suites"
+ROOT = HERE.parent.parent
+CACHE = ROOT / ".cache" / "sdk-suites"
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,8 @@ class Suite:
     adapter: str
     tests: tuple[str, ...]
     """Files and folders."""
+    folder: Path | None = None
+    """Of tests that are ours, made of the distribution's, and run at our gateway; None: the source distribution."""
 
 
 SUITES = (
@@ -102,7 +109,16 @@ SUITES = (
     ),
     Suite("autogen-core", "autogen", ("tests",)),
     Suite("autogen-agentchat", "autogen", ("tests",)),
+    Suite("langchain-tests", "langchain", ("test_chat_model.py",), HERE / "chat_model"),
 )
+
+
+class Served(NamedTuple):
+    """The rollout that a suite runs in at the gateway."""
+
+    rollout_id: str
+    url: str
+    key: str
 
 
 @dataclass(frozen=True)
@@ -111,7 +127,7 @@ class Ran:
 
     outcomes: Mapping[str, str]
     """By the test's id."""
-    calls: int
+    call_ids: Sequence[str]
     """Model calls that the hooks captured."""
     losses: Sequence[str]
     """Captures that failed."""
@@ -136,19 +152,32 @@ def source(distribution: str) -> Path:
     return folder
 
 
-def run(suite: Suite, folder: Path, *, hooks: bool, path: Sequence[str]) -> Ran:
+def run(suite: Suite, folder: Path, *, hooks: bool, path: Sequence[str], served: Served | None = None) -> Ran:
     """Run the suite's tests in a process of their own; what they print is shown, how they end is not our concern."""
     with TemporaryDirectory() as temporary:
         written = Path(temporary) / "outcomes.json"
         command = [sys.executable, "-m", "pytest", "-p", "leyden_hooks", "--outcomes", str(written)]
         command += ["--hooks"] if hooks else []
+        command += ["--rollout", *served] if hooks and served else []
         command += ["-q", "--tb=no", "-p", "no:cacheprovider", "--continue-on-collection-errors", *suite.tests]
         # The order of a set is one thing that differs from run to run without us.
         environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), *path]), "PYTHONHASHSEED": "0"}
+        if served:
+            environment |= {"OPENAI_BASE_URL": f"{served.url}/v1", "OPENAI_API_KEY": served.key}
         subprocess.run(command, cwd=folder, env=environment, check=False, stdout=sys.stderr)
         if not written.exists():
             raise SystemExit(f"{suite.distribution}: pytest wrote no outcomes; what it printed above says why")
         return Ran(**json.loads(written.read_text()))
+
+
+def run_served(suite: Suite, folder: Path, opened: Gateway, *, hooks: bool, path: Sequence[str]) -> Ran:
+    """The same at the gateway, in a rollout of its own; what that lacks for training is among the losses."""
+    rollout_id = f"{suite.distribution}-{'on' if hooks else 'off'}"
+    ran = run(suite, folder, hooks=hooks, path=path, served=Served(rollout_id, opened.url, opened.begin(rollout_id)))
+    recorded, lacks = opened.finish(rollout_id, ran.call_ids if hooks else None)
+    if hooks and recorded != len(ran.call_ids):
+        lacks += (f"{recorded} calls are on record",)
+    return replace(ran, losses=[*ran.losses, *lacks])
 
 
 def compared(suite: Suite, off: Ran, on: Ran, explained: Mapping[str, Mapping[str, str]]) -> list[str]:
@@ -159,14 +188,16 @@ def compared(suite: Suite, off: Ran, on: Ran, explained: Mapping[str, Mapping[st
         for test in every
         if off.outcomes.get(test) != on.outcomes.get(test)
     }
-    lost = dict.fromkeys(on.losses, "a capture failed")
+    lost = dict.fromkeys([*off.losses, *on.losses], "a capture failed")
+    failed = {test: f"{outcome} at the gateway" for test, outcome in off.outcomes.items() if "failed" in outcome}
     listed, allowed = explained.get("differences", {}), explained.get("losses", {})
-    print(
-        f"| {suite.distribution} {importlib.metadata.version(suite.distribution)} | {len(every)} | {off.passed()} "
-        f"| {on.passed()} | {len(differ)} | {len(differ.keys() & listed.keys())} | {on.calls} | {len(on.losses)} |",
-        flush=True,
-    )
+    version = importlib.metadata.version(suite.distribution)
+    cells = (len(every), off.passed(), on.passed(), len(differ), len(differ.keys() & listed.keys()))
+    cells += (len(on.call_ids), len(on.losses))
+    print(f"| {suite.distribution} {version} | {' | '.join(map(str, cells))} |", flush=True)
     wrong = [*unlisted(differ, listed), *unlisted(lost, allowed)]
+    if suite.folder is not None:
+        wrong += unlisted(failed, explained.get("failures", {}))
     if suite.adapter not in on.adapters:
         wrong.append(f"the adapter {suite.adapter} is not installed, so the runs compare nothing")
     return [f"{suite.distribution}: {line}" for line in wrong]
@@ -183,6 +214,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("suites", nargs="*", help="distributions; all if none is named")
     parser.add_argument("--path", action="append", default=[], help="a folder with modules that a suite imports")
+    python = ROOT / ".venv" / "bin" / "python"
+    parser.add_argument("--trainer", type=Path, default=python, help="a Python that has leyden-trainer, for the model")
     arguments = parser.parse_args()
     explained = tomllib.loads((HERE / "explained.toml").read_text())
     chosen = [suite for suite in SUITES if suite.distribution in arguments.suites or not arguments.suites]
@@ -191,8 +224,14 @@ def main() -> None:
     wrong: list[str] = []
     outcomes: Counter[str] = Counter()
     for suite in chosen:
-        folder = source(suite.distribution)
-        off, on = (run(suite, folder, hooks=hooks, path=arguments.path) for hooks in (False, True))
+        if suite.folder is None:
+            folder = source(suite.distribution)
+            off, on = (run(suite, folder, hooks=hooks, path=arguments.path) for hooks in (False, True))
+        else:
+            with gateway(arguments.trainer) as opened:
+                off, on = (
+                    run_served(suite, suite.folder, opened, hooks=hooks, path=arguments.path) for hooks in (False, True)
+                )
         wrong += compared(suite, off, on, explained.get(suite.distribution, {}))
         outcomes.update(off.outcomes.values())
     print(f"\nOutcomes without hooks: {', '.join(f'{n} {name}' for name, n in sorted(outcomes.items()))}.")

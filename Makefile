@@ -85,9 +85,9 @@ docs: .venv-docs/.installed
 # All wheels and source distributions, checked, installed into a clean environment, and a start page run from them.
 dist: $(INSTALLED)
 	rm -rf dist
-	for package in $(PACKAGES); do $(BIN)/python -m build --outdir dist $$package || exit 1; done
+	for package in $(PACKAGES); do $(BIN)/python -m build --no-isolation --outdir dist $$package || exit 1; done
 	$(BIN)/python -m twine check --strict dist/*
-	$(BIN)/python scripts/fresh_start.py --pip-args "$(PIP_ARGS)" $(ARGS)
+	PIP_ARGS="$(PIP_ARGS)" $(BIN)/python scripts/fresh_start.py $(ARGS)
 
 $(INSTALLED): constraints.txt requirements-dev.txt $(PACKAGES:=/pyproject.toml)
 	$(PYTHON) -m venv $(VENV)

@@ -38,9 +38,12 @@ def train(
         print_verl_config(settings, settings.output / settings.name, Console(soft_wrap=True))
         return
     folder = unfinished_folder(settings) if resume else fresh_folder(settings)
-    code = asyncio.run(_run(settings, folder, Console(soft_wrap=True)))
+    console = Console(soft_wrap=True)
+    code = asyncio.run(_run(settings, folder, console))
     if code:
         raise typer.Exit(code)
+    measure = f"leyden eval {config} --checkpoint base --checkpoint best --tries 4"
+    console.print(f"is it better?       {measure}", highlight=False)
 
 
 def session_of(config: TrainConfig) -> Any:

@@ -83,7 +83,7 @@ async def _run(
     from leyden_trainer.evaluating import Checkpoint, evaluate
 
     checkpoints = [Checkpoint(name, folder) for name, folder in folders.items()]
-    screen = Screen(console, steps=0)
+    screen = Screen(console, config.trainer)
 
     def progress(checkpoint: Checkpoint, count: int) -> None:
         if count:

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from leyden_trainer.experience import Batch
+from leyden_trainer.advice import Advisor
+from leyden_trainer.config import TrainerConfig
+from leyden_trainer.experience import Batch, Member
 from leyden_trainer.judge import JudgeCost
 from leyden_trainer.summary import StepRecord, Summary
 
@@ -15,9 +17,11 @@ __all__ = ["Screen"]
 class Screen:
     """Prints to a rich console; on a terminal the bar is live, in a log there are only lines."""
 
-    def __init__(self, console: Console, *, steps: int) -> None:
+    def __init__(self, console: Console, trainer: TrainerConfig) -> None:
         self._console = console
-        self._steps = steps
+        self._steps = trainer.steps
+        self._advisor = Advisor(trainer)
+        self._last: tuple[Member, ...] = ()
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -85,23 +89,23 @@ class Screen:
             )
         if batch.replaced_silent:
             self.say(f"  {batch.replaced_silent} groups were replaced: their rollouts all did equally well")
-        if batch.silent == len(batch.groups):
-            self.warn(
-                f"no group of {len(batch.groups) + batch.replaced_silent} has a signal: all rollouts of a task got the "
-                "same reward, so nothing was learnt; raise sampling.temperature or choose tasks that sometimes succeed"
-            )
-        if batch.num_incomplete:
-            reasons = "; ".join(f"{count} x {reason}" for reason, count in batch.incomplete_reasons.most_common(3))
-            self.warn(
-                f"{batch.num_incomplete} of {len(batch.members)} rollouts are incomplete, not trained on: {reasons}"
-            )
         if batch.num_failed:
             self.say(f"  {batch.num_failed} of {len(batch.members)} rollouts failed: their reward is reward.on_failure")
         if batch.replaced:
             self.say(f"  {batch.replaced} groups were replaced: fewer than two of their rollouts were complete")
+        for warning in self._advisor.warnings(record, batch):
+            self.warn(warning)
+        self._last = tuple(member for member in batch.members if not member.incomplete)
 
     def summary(self, summary: Summary, folder: str) -> None:
         """The table at the end and what to do next."""
         self._console.print(summary.table())
         self.say(f"everything is in {folder}: summary.json, curve.png, metrics.jsonl, tensorboard/, checkpoints/")
-        self.say(f"look at rollouts:  leyden rollouts --store {folder}/store.sqlite")
+        self.say(f"use it:             leyden serve-model {folder}")
+        self.say(f"look at rollouts:   leyden rollouts --store {folder}/store.sqlite")
+        if self._last:
+            named = {"best": max, "worst": min}
+            for name, extreme in named.items():
+                member = extreme(self._last, key=lambda member: member.total)
+                show = f"leyden show {member.rollout.id} --store {folder}/store.sqlite"
+                self.say(f"{f'the last {name}:':<20}{show}  (reward {member.total:.3g})")

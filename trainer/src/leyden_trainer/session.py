@@ -48,7 +48,7 @@ async def run_training(
     rules = load_rules(config.reward.rules)
     asked = config.reward.judge
     judge = Judge(asked, cache=config.output / "judge-cache", key=judge_key) if asked else None
-    screen = Screen(console, steps=config.trainer.steps)
+    screen = Screen(console, config.trainer)
     screen.say(f"run {folder.name}: loading {config.model.path}")
     backend = await asyncio.to_thread(LocalBackend.prepare, config, folder, cache=CACHE, heads=method.heads)
     async with contextlib.AsyncExitStack() as stack:

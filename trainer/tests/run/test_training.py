@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -93,6 +95,15 @@ def test_two_steps_leave_a_summary_a_checkpoint_and_credit(folder: Path) -> None
     parts = json.loads(subprocess.run(shown, capture_output=True, text=True, check=True).stdout)
     assert parts["credits"][0]["method"] == "broadcast"
     assert parts["calls"][0]["attempts"][0]["version"] == 0
+    told = re.findall(r"leyden show .*?store\.sqlite", done.stdout)
+    assert len(told) == 2, done.stdout  # the best and the worst of the last step
+    for command in told:
+        looked = subprocess.run(
+            [sys.executable, "-m", *shlex.split(command)], check=True, cwd=folder, capture_output=True, text=True
+        )
+        assert "tiny-s2-" in looked.stdout
+    assert f"leyden serve-model {run}" in done.stdout
+    assert "leyden eval train.toml --checkpoint base --checkpoint best" in done.stdout
     longer = train(folder, "--resume")
     assert longer.returncode == 2
     assert "no unfinished run named tiny" in longer.stderr

@@ -55,7 +55,7 @@ async def run_training(
     on_cpu = _prepare_environment()
     check_apart(read_tasks(config.tasks.train), read_tasks(config.tasks.heldout))
     _check_honoured(config)
-    screen = Screen(console, steps=config.trainer.steps)
+    screen = Screen(console, config.trainer)
     screen.say(f"run {folder.name}: verl on {'the CPU' if on_cpu else 'CUDA'}, model {config.model.path}")
     model = await asyncio.to_thread(model_folder, config.model.path, cache=CACHE)
     settings = _verl_config(config, folder, model, on_cpu)

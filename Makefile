@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 FRAMEWORKS := openai1 openai3 crewai
 PACKAGES := packages/core packages/langchain-plugin packages/openai-agents-plugin packages/autogen-plugin trainer
 
-.PHONY: train environments test test-verl test-frameworks sdk-suites faults check docs dist clean
+.PHONY: train environments test test-verl test-frameworks sdk-suites faults fuzz check audit docs dist clean
 
 train: $(INSTALLED)
 	$(BIN)/python examples/calculator_langgraph/make_tasks.py
@@ -57,7 +57,16 @@ SECONDS ?= 600
 faults: $(INSTALLED)
 	LEYDEN_FAULT_KILLS=$(KILLS) LEYDEN_FAULT_SECONDS=$(SECONDS) $(BIN)/python -m pytest packages/core/tests/faults $(ARGS)
 
+# The properties of packages/core/tests/fuzz for long; `make test` tries a few examples of each.
+fuzz: $(INSTALLED)
+	LEYDEN_FUZZ_EXAMPLES=$(or $(EXAMPLES),100) $(BIN)/python -m pytest -s packages/core/tests/fuzz $(ARGS)
+
+# Known holes in what is pinned. It asks an advisory service; --strict, so that what could not be asked is no success.
+audit: $(INSTALLED)
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict $(ARGS)
+
 check: $(INSTALLED)
+	git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook --baseline .secrets.baseline
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright

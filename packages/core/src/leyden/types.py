@@ -54,6 +54,9 @@ RolloutStatus = Literal["queued", "running", "succeeded", "failed", "incomplete"
 FailureKind = Literal["agent_error", "timeout", "context_overflow", "infrastructure", "reward_error"]
 """The first three are the model's doing and are data; the others make the attempt incomplete."""
 
+Number = Annotated[int, Field(ge=0, lt=2**31)]
+"""Of an attempt or a step: what any database's integer holds."""
+
 CallStatus = Literal["ok", "error", "cancelled"]
 
 
@@ -240,7 +243,7 @@ class Call(Frozen):
     id: str = Field(default_factory=new_id, min_length=1, max_length=200)
     rollout_id: str | None
     """None: unattributed; recorded only when tracing."""
-    attempt: int = 1
+    attempt: Number = 1
     """The rollout's attempt in which it was made."""
     started_at: float = Field(default_factory=time.time)
     captured_by: tuple[Literal["gateway", "adapter"], ...] = ()
@@ -276,7 +279,7 @@ class Reward(Frozen):
 
     id: str = Field(default_factory=new_id, min_length=1, max_length=200)
     rollout_id: str
-    attempt: int = 1
+    attempt: Number = 1
     value: RewardValue
     name: str = "reward"
     source: Literal["grader", "agent", "rule", "judge", "failure"] = "grader"
@@ -289,7 +292,7 @@ class Outcome(Frozen):
     """How an attempt of a rollout ended, as its runner tells the store. `status` "lost" asks for another attempt."""
 
     rollout_id: str
-    attempt: int
+    attempt: Number
     runner: str
     status: Literal["succeeded", "failed", "incomplete", "lost"]
     result: JsonValue = None
@@ -324,7 +327,7 @@ class Credit(Frozen):
     call_id: str
     rollout_id: str
     run: str
-    step: int
+    step: Number
     method: str
     advantage: float
     reason: str = ""

@@ -18,6 +18,7 @@ from leyden.types import Choice
 
 __all__ = ["Answer", "check_tokens"]
 
+_MOST_TOOL_CALLS = 1024  # of one answer; the places before an index are filled up
 _NAMED_BY_ID = "token_id:"
 
 
@@ -236,6 +237,8 @@ def _fold(message: dict[str, Any], delta: dict[str, Any]) -> None:
 
 def _fold_tool_call(calls: list[dict[str, Any]], part: dict[str, Any]) -> None:
     index = part.get("index", len(calls))
+    if not 0 <= index < _MOST_TOOL_CALLS:
+        raise BadInput(f"a tool call came with index {index}, expected one below {_MOST_TOOL_CALLS}")
     while len(calls) <= index:
         empty: dict[str, Any] = {"id": None, "type": "function", "function": {"name": None, "arguments": ""}}
         calls.append(empty)

@@ -51,7 +51,7 @@ def caller_of(headers: Mapping[str, str], running: Running | None, attempt: int)
         )
         call_id = new_id()
     retries = headers.get("x-stainless-retry-count", "")
-    number = int(retries) if retries.isascii() and retries.isdigit() else 0
+    number = int(retries) if retries.isascii() and retries.isdigit() and len(retries) < 7 else 0
     return Caller(call_id, number, _structure(headers.get("x-leyden-structure"), call_id), running, attempt)
 
 

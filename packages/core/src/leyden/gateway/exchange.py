@@ -28,7 +28,7 @@ from leyden.gateway.rollouts import RunningRollouts
 from leyden.gateway.sse import DONE, EventParser
 from leyden.gateway.upstream import Answering, Upstream
 from leyden.store.protocol import Store
-from leyden.types import Attempt, Call, CallStatus, Sampling, new_id
+from leyden.types import Attempt, Call, CallStatus, Choice, Sampling, new_id
 
 __all__ = ["ClientGone", "Exchange", "Parts", "Receive"]
 
@@ -38,6 +38,11 @@ _P = ParamSpec("_P")
 
 Receive = Callable[[], Awaitable[Any]]
 """ASGI's receive."""
+
+
+_MISSHAPEN = (TypeError, ValueError, LookupError, AttributeError, OverflowError)
+"""What reading an answer raises whose fields have other types than the API's: to check each field of each chunk before
+would cost every good answer."""
 
 
 class ClientGone(Exception):
@@ -178,12 +183,26 @@ class Exchange:
             return self._answer.take(body)
         except BadInput as error:
             raise self._unreadable(str(error)) from error
+        except _MISSHAPEN as error:
+            raise self._misshapen(error) from error
 
     def _said(self, say: Callable[_P, bytes], *args: _P.args, **kwargs: _P.kwargs) -> bytes:
         try:
             return say(*args, **kwargs)
         except BadInput as error:
             raise self._unreadable(str(error)) from error
+        except _MISSHAPEN as error:
+            raise self._misshapen(error) from error
+
+    def _misshapen(self, error: Exception) -> Fault:
+        self._answer = Answer(self.asked)  # what came cannot be kept either
+        return self._unreadable(f"a field that has no place or type of this API's: {type(error).__name__}: {error}")
+
+    def _sampled(self) -> tuple[tuple[Choice, ...], list[str]]:
+        try:
+            return self._answer.choices()
+        except (ValidationError, *_MISSHAPEN) as error:
+            return (), [f"the answer cannot be kept, {type(error).__name__}: {str(error)[:200]}"]
 
     def _unreadable(self, what: str) -> Fault:
         endpoint = self._picked.endpoint if self._picked else None
@@ -201,7 +220,7 @@ class Exchange:
         caller, answer = self.caller, self._answer
         endpoint = self._picked.endpoint if self._picked else None
         try:
-            choices, problems = answer.choices()
+            choices, problems = self._sampled()
             if problems and status == "ok" and endpoint is not None:
                 error = "; ".join(problems)
                 self._complain(endpoint.url, error)

@@ -52,7 +52,7 @@ def text_of(content: Any, where: str) -> str:
 def _text(part: dict[str, Any], where: str) -> str:
     refuse_media(part, where)
     kind = part.get("type")
-    text = part.get(_TEXTS[kind]) if kind in _TEXTS else None
+    text = part.get(_TEXTS[kind]) if isinstance(kind, str) and kind in _TEXTS else None
     if not isinstance(text, str):
         told = {name: value for name, value in part.items() if is_object(value) or name in ("type", *_TEXTS.values())}
         raise BadInput(f"{where} must be a part with text, of type {', '.join(_TEXTS)}; got {str(told)[:120]}")

@@ -38,7 +38,7 @@ def _rollouts(store: Store) -> APIRouter:
 
     @router.get("")
     async def rollouts(
-        after: int = 0,
+        after: Annotated[int, Query(ge=0, lt=2**63)] = 0,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
         run: str | None = None,
         group_id: str | None = None,
@@ -54,7 +54,7 @@ def _rollouts(store: Store) -> APIRouter:
         ended = await while_wanted(request, store.wait(body.rollout_ids, timeout_s=body.timeout_s))
         return bodies.RolloutList(rollouts=ended)
 
-    @router.get("/{rollout_id}")
+    @router.get("/{rollout_id:path}")
     async def rollout(rollout_id: str) -> Rollout:
         """One rollout."""
         return await store.rollout(rollout_id)
@@ -106,7 +106,7 @@ def _records(store: Store) -> APIRouter:
         """The calls of rollouts' current attempts."""
         return bodies.CallList(calls=await store.calls(body.rollout_ids))
 
-    @router.get("/calls/{call_id}")
+    @router.get("/calls/{call_id:path}")
     async def call(call_id: str) -> Call:
         """One call."""
         return await store.call(call_id)

@@ -84,7 +84,7 @@ def _tool_fields(asked: Mapping[str, Any]) -> dict[str, Any]:
     kind = choice.get("type")
     if kind == "tool":
         fields["tool_choice"] = {"type": "function", "function": {"name": choice.get("name")}}
-    elif kind in _TOOL_CHOICES:
+    elif isinstance(kind, str) and kind in _TOOL_CHOICES:
         fields["tool_choice"] = _TOOL_CHOICES[kind]
     else:
         raise BadInput(f"tool_choice.type must be tool, {', '.join(_TOOL_CHOICES)}; got {kind!r}")

@@ -63,7 +63,7 @@ class _Turns:
         if role == "assistant":
             turn = self._open_turn(unless=("content",))
             turn["content"] = text_of(content, f"{where}.content")
-        elif role in _ROLES:
+        elif isinstance(role, str) and role in _ROLES:
             self.messages.append({"role": _ROLES[role], "content": chat_content(content, f"{where}.content")})
         else:
             raise BadInput(f"{where}.role must be user, assistant, system or developer, got {role!r}")

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import jwt
 import pytest
+from starlette.routing import Mount
 
 from leyden.client import HttpStore
 from leyden.errors import Conflict
@@ -71,9 +72,12 @@ OPENS: dict[str, set[str]] = {
 
 
 def routes(routes_: list[Any], prefix: str = "") -> Iterator[str]:
-    """METHOD PATH of every route of the app, those that its document leaves out too."""
+    """METHOD PATH of every route of the app, those that its document leaves out too; the dashboard's are an app's of
+    their own, which asks at one place for all of them (tests/dashboard/test_access.py)."""
     for route in routes_:
-        if included := getattr(route, "original_router", None):
+        if isinstance(route, Mount):
+            assert route.path == "/dashboard"
+        elif included := getattr(route, "original_router", None):
             yield from routes(included.routes, prefix + route.include_context.prefix)
         else:
             yield from (f"{method} {prefix}{route.path}".replace(":path", "") for method in route.methods - {"HEAD"})
@@ -135,6 +139,20 @@ async def test_a_rollouts_key_writes_for_its_own_attempt_only(client: httpx.Asyn
         assert (answer.status_code, answer.json()["error"]["type"]) == (403, "Forbidden")
         call = Call(rollout_id=rollout_id, attempt=attempt).model_dump(mode="json")
         assert (await ask(client, "POST", "/api/calls", keys["rollout"], {"calls": [call]})).status_code == 403
+
+
+@pytest.mark.parametrize("forged", ["captured_by", "token_ids", "logprobs", "prompt_token_ids", "version"])
+async def test_an_agent_cannot_pose_as_the_gateway_and_invent_what_was_sampled(
+    client: httpx.AsyncClient, keys: dict[str, str], forged: str
+) -> None:
+    choice: dict[str, Any] = {"message": {"content": "hi"}}
+    attempt = {"number": 0, "status": "ok", "started_at": 1, "latency_ms": 1, "choices": [choice]}
+    call: dict[str, Any] = {"rollout_id": "a", "attempts": [attempt]}
+    assert (await ask(client, "POST", "/api/calls", keys["rollout"], {"calls": [call]})).status_code == 200
+    owner = {"captured_by": call, "token_ids": choice, "logprobs": choice}.get(forged, attempt)
+    owner[forged] = {"captured_by": ["gateway"], "logprobs": [-0.5], "version": 3}.get(forged, [1])
+    answer = await ask(client, "POST", "/api/calls", keys["rollout"], {"calls": [call]})
+    assert (answer.status_code, "only the gateway" in answer.text) == (403, True)
 
 
 async def test_only_who_may_publish_sees_the_keys_of_policy_servers(

@@ -63,13 +63,15 @@ def writer(request: Request) -> None:
 
 
 def own_calls(access: Access, calls: Iterable[Call]) -> None:
-    """Refuse calls of another rollout or attempt.
+    """Refuse calls of another rollout or attempt, and an agent's own that say what only the gateway can know.
 
     Raises:
         Forbidden: naming the first.
     """
     for call in calls:
         _check_own(access, call.rollout_id, call.attempt, f"call {call.id}")
+        if access.rollout_id is not None and _poses_as_gateway(call):
+            raise Forbidden(f"call {call.id}: only the gateway tells of tokens and versions; send it without them")
 
 
 def own_rewards(access: Access, rewards: Iterable[Reward]) -> list[Reward]:
@@ -82,6 +84,13 @@ def own_rewards(access: Access, rewards: Iterable[Reward]) -> list[Reward]:
     for reward in given:
         _check_own(access, reward.rollout_id, reward.attempt, f"reward {reward.id}")
     return given if access.rollout_id is None else [reward.model_copy(update={"source": "agent"}) for reward in given]
+
+
+def _poses_as_gateway(call: Call) -> bool:
+    sampled = [choice for attempt in call.attempts for choice in attempt.choices]
+    tokens = [choice.token_ids or choice.logprobs for choice in sampled]
+    told = [attempt.prompt_token_ids or attempt.version is not None for attempt in call.attempts]
+    return "gateway" in call.captured_by or any(tokens) or any(told)
 
 
 async def still_open(store: Store, access: Access) -> None:

@@ -83,7 +83,7 @@ bench-%: $(INSTALLED)
 
 # The site, in build/site; warnings are errors. Whether its blocks run is a test: docs/tests.
 docs: .venv-docs/.installed
-	.venv-docs/bin/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet
 
 .venv-docs/.installed: constraints-docs.txt requirements-docs.txt packages/core/pyproject.toml
 	$(PYTHON) -m venv .venv-docs

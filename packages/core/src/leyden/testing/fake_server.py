@@ -1,7 +1,8 @@
 """A scripted OpenAI-compatible model server with vLLM's token fields, on a real socket of 127.0.0.1.
 
 It samples nothing: answers, tokens and log-probabilities are made up deterministically, and faults (HTTP errors,
-delays, connections that drop after n chunks) happen where the script says. It keeps every request that it received.
+delays, connections that drop after n chunks) happen where the script says. It keeps every request that it received;
+the Responses API it serves, and keeps, in the gateway's own translation to chat completions.
 """
 
 import asyncio
@@ -12,9 +13,17 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Self
 
+from leyden.gateway.asked import CHAT, COMPLETIONS
+from leyden.gateway.door import Reply as Wording
+from leyden.gateway.fault import Fault
+from leyden.gateway.responses.door import RESPONSES
+from leyden.gateway.responses.reply import ResponsesReply
+from leyden.gateway.responses.request import chat_body
+from leyden.gateway.sse import DONE, event
 from leyden.testing.fake_answer import Received, Reply, answer_body, stream_chunks
 from leyden.testing.fake_tokens import FakeTokenizer
 from leyden.testing.serving import serve
+from leyden.types import new_id
 
 __all__ = ["FakeServer", "Received", "Reply"]
 
@@ -86,16 +95,21 @@ class FakeServer:
             listed = [{"id": model, "object": "model", "owned_by": "fake"} for model in self._models]
             await exchange.send_json(200, {"object": "list", "data": listed})
             return
-        if path not in ("/v1/chat/completions", "/v1/completions"):
+        if path not in (CHAT, COMPLETIONS, RESPONSES):
             await exchange.send_json(404, {"error": {"message": f"no route {path}", "type": "not_found"}})
             return
         headers = {name.decode(): value.decode() for name, value in scope["headers"]}
-        await self._answer(exchange, Received(path, headers, json.loads(body)))
+        asked = json.loads(body)
+        if path == RESPONSES:
+            reply: Wording = ResponsesReply(asked, new_id())
+            await self._answer(exchange, Received(CHAT, headers, chat_body(asked, ())), reply)
+        else:
+            await self._answer(exchange, Received(path, headers, asked), _AsItIs())
 
     def _is_stopping(self) -> bool:
         return self._stopping
 
-    async def _answer(self, exchange: "_Exchange", received: Received) -> None:
+    async def _answer(self, exchange: "_Exchange", received: Received, wording: Wording) -> None:
         with self._changed:
             self.requests.append(received)
             self._changed.notify_all()
@@ -103,7 +117,7 @@ class FakeServer:
         replies = [scripted] * (received.body.get("n") or 1) if isinstance(scripted, Reply) else list(scripted)
         watch = asyncio.create_task(exchange.watch())
         try:
-            await self._play(exchange, received, replies)
+            await self._play(exchange, received, replies, wording)
         except _Gone:
             with self._changed:
                 self.disconnects += 1
@@ -111,27 +125,52 @@ class FakeServer:
         finally:
             watch.cancel()
 
-    async def _play(self, exchange: "_Exchange", received: Received, replies: Sequence[Reply]) -> None:
+    async def _play(
+        self, exchange: "_Exchange", received: Received, replies: Sequence[Reply], wording: Wording
+    ) -> None:
         first = replies[0]
         if first.status != 200 or not received.body.get("stream"):
             await exchange.pause(first.delay)
-            body = (
-                {"error": dict(first.error)} if first.status != 200 else answer_body(received, replies, self.tokenizer)
-            )
-            await exchange.send_json(first.status, body, first.headers, cut=first.cut_after is not None)
+            if first.status != 200:
+                content = _json({"error": dict(first.error)})
+            else:
+                content = wording.whole(answer_body(received, replies, self.tokenizer))
+            await exchange.send(first.status, content, first.headers, cut=first.cut_after is not None)
             return
         await exchange.start_stream(first.headers)
-        lines = [
-            f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n"
-            for chunk in stream_chunks(received, replies, self.tokenizer)
-        ]
-        for number, line in enumerate([*lines, "data: [DONE]\n\n"]):
+        said = [wording.chunk(chunk) for chunk in stream_chunks(received, replies, self.tokenizer)]
+        for number, events in enumerate([wording.opening() + said[0], *said[1:], wording.closing()]):
             if number == first.delay_after:
                 await exchange.pause(first.delay)
             if number == first.cut_after:
                 return  # without an end of the body: the server drops the connection
-            await exchange.write(line.encode(), first.piece_bytes)
+            if events:
+                await exchange.write(events, first.piece_bytes)
         await exchange.end()
+
+
+class _AsItIs:
+    """The wording of chat completions and completions."""
+
+    def whole(self, body: dict[str, Any]) -> bytes:
+        return _json(body)
+
+    def opening(self) -> bytes:
+        return b""
+
+    def chunk(self, body: dict[str, Any]) -> bytes:
+        return event(_json(body))
+
+    def closing(self) -> bytes:
+        return event(DONE)
+
+    def failure(self, error: Fault) -> bytes:
+        return event(error.body)
+
+
+def _json(body: Mapping[str, Any]) -> bytes:
+    """Also what is no JSON (NaN), where the script says so."""
+    return json.dumps(body, ensure_ascii=False).encode()
 
 
 def _in_order(replies: Sequence[Answer]) -> Script:
@@ -174,11 +213,11 @@ class _Exchange:
                 raise _Gone
             await asyncio.sleep(0.01)
 
-    async def send_json(
-        self, status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None, *, cut: bool = False
-    ) -> None:
-        content = json.dumps(body, ensure_ascii=False).encode()
-        all_headers = {"content-type": "application/json", "content-length": str(len(content)), **(headers or {})}
+    async def send_json(self, status: int, body: Mapping[str, Any]) -> None:
+        await self.send(status, _json(body), {})
+
+    async def send(self, status: int, content: bytes, headers: Mapping[str, str], *, cut: bool = False) -> None:
+        all_headers = {"content-type": "application/json", "content-length": str(len(content)), **headers}
         await self._start(status, all_headers)
         await self._send(
             {"type": "http.response.body", "body": content[: len(content) // 2] if cut else content, "more_body": cut}

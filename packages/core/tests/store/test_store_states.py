@@ -112,7 +112,7 @@ class Verbs(RuleBasedStateMachine):
     @rule(mine=MINE, names=st.lists(rollouts, min_size=1, max_size=3, unique=True), offset=OFFSETS)
     def heartbeat(self, mine: bool, names: list[str], offset: int) -> None:
         runner = self.speaker(names[0], mine)
-        held = [(name, self.models[name].attempt + offset) for name in names]
+        held = [(name, max(0, self.models[name].attempt + offset)) for name in names]
         expected = [n for n, a in held if self.models[n].holds(runner, a) and self.models[n].status == "running"]
         assert self.do(self.store.heartbeat(runner, held, lease_s=LONG_S)) == expected
 
@@ -158,7 +158,7 @@ class Verbs(RuleBasedStateMachine):
     @rule(name=rollouts, mine=MINE, offset=OFFSETS, status=st.sampled_from(["succeeded", "failed", "lost"]))
     def finish(self, name: str, mine: bool, offset: int, status: Any) -> None:
         model, runner = self.models[name], self.speaker(name, mine)
-        attempt = model.attempt + offset
+        attempt = max(0, model.attempt + offset)
         stale = not model.holds(runner, attempt) or (model.status == "queued" and status != "lost")
         outcome = ended(name, attempt=attempt, runner=runner, status=status)
         self.refused(self.store.finish(outcome), LeaseLost if stale else None)

@@ -123,6 +123,7 @@ async def _group(store: Store, rng: random.Random, group: str, task_id: str, tas
     await store.queue([Rollout(id=name, max_attempts=1, **fields) for name in names])
     await store.claim("runner-ann", limit=len(names), lease_s=600)
     rewards = [1.0, 0.5, 1.0, 0.0, 0.0, 0.0]
+    credits: list[Credit] = []
     for number, (name, value) in enumerate(zip(names, rewards, strict=True)):
         ended: dict[str, Any] = {"rollout_id": name, "attempt": 1, "runner": "runner-ann", "status": "succeeded"}
         if number == 4:
@@ -136,9 +137,10 @@ async def _group(store: Store, rng: random.Random, group: str, task_id: str, tas
         given = (Reward(rollout_id=name, value=value, name="answer is right"),) if number < 5 else ()
         await store.finish(Outcome(**ended, result=task["answer"] if value > 0.5 else None, rewards=given, wait_s=0))
         if number < 5:
-            await store.credit(_credits(made, run, step, value, sum(rewards[:5]) / 5))
+            credits += _credits(made, run, step, value, sum(rewards[:5]) / 5)
     style = Reward(rollout_id=names[0], value=0.1, name="no repeated query", source="rule", call_id=f"{names[0]}-2")
     await store.reward([style])
+    await store.credit(credits)
 
 
 def _credits(made: Sequence[Call], run: str, step: int, value: float, mean: float) -> list[Credit]:

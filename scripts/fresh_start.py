@@ -29,9 +29,12 @@ MOST_NEW_LINES = 10
 SHORT = (
     "--model.path=model --model.device=cpu --trainer.steps=2 --trainer.tasks_per_step=2 --trainer.rollouts_per_task=4"
 )
-MAKE_MODEL = (
-    "from pathlib import Path; from leyden_trainer.testing import make_tiny_model; make_tiny_model(Path('model'))"
-)
+MAKE_MODEL = """
+from pathlib import Path
+from leyden_trainer.testing import warm_tiny_model
+warm_tiny_model(Path("made")).rename("model")
+"""
+"""Untrained it would never end an answer, and the Agents SDK raises over one that was cut."""
 INSTALLED = (
     "import leyden, leyden_trainer as t, sys; assert {m.__file__.startswith(sys.prefix) for m in (leyden, t)} == {True}"
 )

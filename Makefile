@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 FRAMEWORKS := openai1 openai3 crewai
 PACKAGES := packages/core packages/langchain-plugin packages/openai-agents-plugin packages/autogen-plugin trainer
 
-.PHONY: train environments test test-verl test-frameworks sdk-suites faults fuzz check audit docs dist clean
+.PHONY: train environments test test-verl test-trl test-frameworks sdk-suites faults fuzz check audit docs dist clean
 
 train: $(INSTALLED)
 	$(BIN)/python examples/calculator_langgraph/make_tasks.py
@@ -27,6 +27,18 @@ test: $(INSTALLED)
 test-verl: $(INSTALLED) .venv-verl/.installed
 	$(BIN)/pyright -p trainer/pyright-verl.json
 	.venv-verl/bin/python -m pytest trainer/tests/against_verl
+
+# The same against TRL's trainers, in an environment of its own; not a part of `test`.
+test-trl: .venv-trl/.installed
+	.venv-trl/bin/python -m pytest trainer/tests/against_trl $(ARGS)
+
+.venv-trl/.installed: constraints.txt trainer/tests/against_trl/requirements.txt packages/core/pyproject.toml \
+		trainer/pyproject.toml
+	$(PYTHON) -m venv .venv-trl
+	.venv-trl/bin/python -m pip install --quiet $(PIP_ARGS) torch==2.13.0
+	.venv-trl/bin/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt \
+		-r trainer/tests/against_trl/requirements.txt -e packages/core -e trainer
+	touch $@
 
 # Frameworks without an adapter, where their pins conflict each in an environment of its own. One that is missing there is
 # a failure: without it pytest collects no test.

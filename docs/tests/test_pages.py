@@ -21,6 +21,7 @@ from sybil import Document, Example, Region, Sybil
 from sybil.parsers.markdown import SkipParser
 from sybil.parsers.markdown.lexers import RawFencedCodeBlockLexer
 
+from leyden.capture import uninstall_capture
 from leyden.cli.main import application
 from leyden.server.serve import BackgroundServer
 from leyden.testing.fake_server import FakeServer, Reply
@@ -53,8 +54,10 @@ def check_leyden(arguments: list[str], folder: Path) -> None:
     if arguments[0].startswith("--"):
         assert arguments[0] in ("--help", "--install-completion")
         return
-    command = typer.main.get_command(application(load_all=True)).commands[arguments[0]]
-    context = command.make_context(arguments[0], arguments[1:])
+    command, rest = typer.main.get_command(application(load_all=True)), arguments
+    while hasattr(command, "commands"):  # `leyden keys add`
+        command, rest = command.commands[rest[0]], rest[1:]
+    context = command.make_context(arguments[0], rest)
     if arguments[0] in ("train", "eval"):
         file = folder / context.params["config"]
         if not file.is_file():
@@ -126,6 +129,9 @@ def evaluate(example: Example) -> None:
         (folder / lexemes["title"]).write_text(lexemes["source"])
     if lexemes["title"] and lexemes["language"] == "python":
         runpy.run_path(lexemes["title"])
+    elif lexemes["language"] == "python" and "packages" in Path(example.path).parts:
+        # What a README registers by hand stays for the life of its process.
+        subprocess.run([sys.executable, "-c", lexemes["source"]], check=True)
     else:
         LANGUAGES[lexemes["language"]](lexemes["source"], folder, example.namespace)
 
@@ -173,10 +179,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BackgroundServe
 
 
 @pytest.fixture
-def surroundings(monkeypatch: pytest.MonkeyPatch, seven: FakeServer, server: BackgroundServer) -> None:
+def surroundings(monkeypatch: pytest.MonkeyPatch, seven: FakeServer, server: BackgroundServer) -> Iterator[None]:
     values = {"OPENAI_API_KEY": "none", "OPENAI_BASE_URL": seven.url, "LEYDEN_SERVER": server.url}
     for name, value in (values | {"LEYDEN_KEY": server.key}).items():
         monkeypatch.setenv(name, value)
+    yield
+    uninstall_capture()
 
 
 @pytest.mark.usefixtures("surroundings")

@@ -207,7 +207,13 @@ def test_it_warms_up_and_trains_two_steps_on_a_tiny_model(folder: Path) -> None:
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 2048}))
     small = ("--trainer.steps=2", "--trainer.tasks_per_step=1", "--trainer.rollouts_per_task=2")
-    own = ("--model.path=model", "--model.device=cpu", "--model.context_length=2048", "--sampling.max_tokens=8")
+    own = (
+        "--model.path=model",
+        "--model.layers=1",
+        "--model.device=cpu",
+        "--model.context_length=2048",
+        "--sampling.max_tokens=8",
+    )
     leyden(folder, "train", "cpu.toml", *small, *own)
     summary = json.loads((folder / "runs" / "math_tools" / "summary.json").read_text())
     assert (summary["steps"], summary["rollouts"]) == (2, 4)

@@ -11,6 +11,8 @@ from leyden_trainer.summary import StepRecord
 GOOD = StepRecord(
     step=1,
     reward=0.5,
+    reward_error=0.1,
+    staleness=0.0,
     entropy=0.4,
     kl=0.0,
     reference_kl=0.0,

@@ -1,11 +1,9 @@
-import textwrap
 from pathlib import Path
 
 import pytest
 
 from leyden.errors import BadConfig
 from leyden_trainer.config import TrainConfig, load_config
-from leyden_trainer.credit import credit_method
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -90,18 +88,6 @@ def test_broken_toml_and_a_missing_file_are_told_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", sorted(REPOSITORY.glob("examples/**/*.toml")), ids=lambda path: path.parent.name)
 def test_every_configuration_of_the_examples_is_valid(path: Path) -> None:
     assert load_config(path).name
-
-
-def test_what_the_readme_shows_is_one_valid_configuration(tmp_path: Path) -> None:
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    blocks = [part.partition("```")[0] for part in readme.split("```toml\n")[1:]]
-    indented = [part.partition("   ```")[0] for part in readme.split("   ```toml\n")[1:]]
-    path = tmp_path / "train.toml"
-    path.write_text("\n".join(textwrap.dedent(block) for block in (*indented, *blocks[len(indented) :])))
-    config = load_config(path)
-    method = credit_method(config.credit.method, options=config.credit.options)
-    assert not (method.needs_critic and config.trainer.dynamic_sampling)
-    assert set(config.reward.rules) == {"tool_error", "executes"}
 
 
 def test_a_configuration_has_at_most_eighty_settings() -> None:

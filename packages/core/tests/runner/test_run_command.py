@@ -239,7 +239,7 @@ def test_a_server_that_refuses_the_key_is_one_line_with_what_to_do(folder: Path)
             wanted, cwd=folder, capture_output=True, text=True, env={**environment(), "LEYDEN_KEY": "no"}, check=False
         )
     assert done.returncode == 1
-    assert "set LEYDEN_KEY to the key that `leyden serve` printed" in done.stderr
+    assert "set LEYDEN_KEY to the key that `leyden serve` or `leyden keys add` printed" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -71,7 +71,9 @@ class Changes:
                 if seen or left <= 0:
                     return seen
                 try:
-                    await asyncio.wait_for(event.wait(), left)
+                    # Not wait_for: until Python 3.12 it forgets a cancellation that comes together with the event.
+                    async with asyncio.timeout(left):
+                        await event.wait()
                 except TimeoutError:
                     return await look()
         finally:

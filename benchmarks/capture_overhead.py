@@ -32,6 +32,8 @@ AGENTS = {"chat": "ChatOpenAI", "graph": "LangGraph agent"}
 WARM_UP = 30
 CALLS_OF = {"chat": 1, "graph": 2}
 """Model calls of one run."""
+Settle = Callable[[], object]
+"""Waits for what other threads have still to do for the runs of a block."""
 
 
 def answers(request: Any) -> Any:
@@ -74,7 +76,7 @@ def agent(name: str) -> Callable[[], Any]:
     return lambda: graph.invoke({"messages": asked})
 
 
-def instrument(variant: str) -> None:
+def instrument(variant: str) -> Settle:
     """Turn on OpenInference or OpenTelemetry, exporting in batches to nowhere."""
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
@@ -93,9 +95,10 @@ def instrument(variant: str) -> None:
         from opentelemetry.instrumentation.genai.openai import OpenAIInstrumentor
     LangChainInstrumentor().instrument(tracer_provider=provider)
     OpenAIInstrumentor().instrument(tracer_provider=provider)
+    return provider.force_flush
 
 
-def measure(run: Callable[[], Any], runs: int) -> tuple[float, float]:
+def measure(run: Callable[[], Any], runs: int, settle: Settle) -> tuple[float, float]:
     """(median of the calling thread, mean of the whole process) in CPU milliseconds for each run of the agent."""
     took_ms: list[float] = []
     process_s = time.process_time()
@@ -103,17 +106,18 @@ def measure(run: Callable[[], Any], runs: int) -> tuple[float, float]:
         begun_ns = time.thread_time_ns()
         run()
         took_ms.append((time.thread_time_ns() - begun_ns) / 1e6)
+    settle()
     return statistics.median(took_ms), (time.process_time() - process_s) * 1000 / runs
 
 
-def blocks(name: str, runs: int) -> int:
+def blocks(name: str, runs: int, settle: Settle) -> int:
     """Measure a block of runs for each line of input, and print its figures as JSON; how many calls were made."""
     run = agent(name)
-    measure(run, WARM_UP)
+    measure(run, WARM_UP, settle)
     made = WARM_UP
     print("ready", flush=True)
     for _ in sys.stdin:
-        print(json.dumps([ms / CALLS_OF[name] for ms in measure(run, runs)]), flush=True)
+        print(json.dumps([ms / CALLS_OF[name] for ms in measure(run, runs, settle)]), flush=True)
         made += runs
     return made * CALLS_OF[name]
 
@@ -121,17 +125,14 @@ def blocks(name: str, runs: int) -> int:
 def worker(variant: str, name: str, runs: int, server_url: str, key: str) -> None:
     """Measure one variant in this process."""
     if variant != "leyden":
-        if variant != "none":
-            instrument(variant)
-        blocks(name, runs)
+        blocks(name, runs, instrument(variant) if variant != "none" else lambda: None)
         return
     from leyden.capture import flush, install_capture
     from leyden.scope import Scope, enter_scope
 
     install_capture(require_scope=True)
     with enter_scope(Scope("bench", 1, server_url, key)) as scope:
-        made = blocks(name, runs)
-    flush(scope, timeout_s=60.0)
+        made = blocks(name, runs, lambda: flush(scope, timeout_s=60.0))
     if scope.losses or len(scope.call_ids) != made:
         raise RuntimeError(f"capture lost something: {scope.losses[:3]}, {len(scope.call_ids)} of {made} calls")
 

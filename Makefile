@@ -90,7 +90,8 @@ bench-%: $(INSTALLED)
 	if [ -f $$wanted ]; then python=$$own/bin/python; \
 		test -x $$python || $(PYTHON) -m venv $$own; \
 		$$python -m pip install --quiet --only-binary :all: $(PIP_ARGS) -r $$wanted && \
-		$$python -m pip install --quiet $(PIP_ARGS) -c $$wanted -e packages/core -e packages/langchain-plugin || exit 1; \
+		$$python -m pip install --quiet $(PIP_ARGS) -c $$wanted -e packages/core -e packages/langchain-plugin \
+			$(if $(filter against_trl,$*),-e trainer) || exit 1; \
 	fi; $$python benchmarks/$*.py $(ARGS)
 
 # The site, in build/site; warnings are errors. Whether its blocks run is a test: docs/tests.

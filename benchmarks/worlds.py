@@ -4,6 +4,7 @@ A world is a function from action probabilities to episodes. Its states are rows
 who acts in each. `reached` is the expected success of an episode, without the reward's noise.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,7 +34,7 @@ def drawn(probabilities_B_A: Array, noise: np.random.Generator) -> Array:
 
 
 @dataclass
-class World:
+class World(ABC):
     """What all have: `num_tasks` tasks; which action is right where is drawn from `seed`."""
 
     seed: int
@@ -45,9 +46,9 @@ class World:
     def num_states(self) -> int:
         return len(self.agents)
 
+    @abstractmethod
     def run(self, policy_S_A: Array, tasks_B: Array, noise: np.random.Generator) -> Episodes:
         """Play one episode of each task."""
-        raise NotImplementedError
 
 
 @dataclass

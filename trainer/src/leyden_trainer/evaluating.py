@@ -5,7 +5,6 @@ It is the evaluation of training with more to ask: other tasks, sampled tries, a
 
 import asyncio
 import contextlib
-import random
 import secrets
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
@@ -15,13 +14,13 @@ from pydantic import JsonValue
 
 from leyden.client import HttpStore
 from leyden.errors import TrainingStopped
-from leyden.tasks import task_id
-from leyden.types import Endpoint, Rollout, Sampling
+from leyden.types import Endpoint
 from leyden_trainer.children import opened_server, started_runner
 from leyden_trainer.config import TrainConfig
 from leyden_trainer.evaluation import Evaluation, Tries
 from leyden_trainer.experience import Member, finish_all, read_members
 from leyden_trainer.local.serving import ServedModel, ServingOptions
+from leyden_trainer.tasks import evaluation_rollouts
 
 __all__ = ["Checkpoint", "evaluate"]
 
@@ -59,7 +58,15 @@ async def evaluate(
         found: list[Evaluation] = []
         for number, checkpoint in enumerate(checkpoints):
             progress(checkpoint, 0)
-            rollouts = _rollouts(config, folder.name, number, tasks, tries)
+            rollouts = evaluation_rollouts(
+                config,
+                tasks,
+                run=folder.name,
+                name=f"c{number}",
+                step=number,
+                tries=tries.count,
+                temperature=tries.temperature,
+            )
             async with _published(config, checkpoint, store, number):
                 finished = await finish_all(
                     store, rollouts, died, lambda count, checkpoint=checkpoint: progress(checkpoint, count)
@@ -88,31 +95,6 @@ async def _published(
         await store.publish(endpoint)
         yield endpoint
         await store.publish(endpoint.model_copy(update={"state": "held"}))
-
-
-def _rollouts(config: TrainConfig, run: str, number: int, tasks: Sequence[JsonValue], tries: Tries) -> list[Rollout]:
-    """`tries.count` rollouts of each task as one group; checkpoints share the seeds, so that tries can be paired."""
-    wanted = config.sampling
-    return [
-        Rollout(
-            id=f"{run}-c{number}-{place}-r{member}",
-            group_id=f"{run}-c{number}-{place}",
-            task_id=task_id(task, place),
-            task=task,
-            mode="eval",
-            run=run,
-            step=number,
-            sampling=Sampling(
-                temperature=tries.temperature,
-                top_p=wanted.top_p if tries.temperature else 1.0,
-                max_tokens=wanted.max_tokens,
-                bending=wanted.bending,
-                seed=random.Random(f"{config.seed} {place} {member}").getrandbits(31),
-            ),
-        )
-        for place, task in enumerate(tasks, 1)
-        for member in range(tries.count)
-    ]
 
 
 def _check_policy(members: Sequence[Member], version: int) -> None:

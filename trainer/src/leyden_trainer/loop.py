@@ -30,7 +30,7 @@ from leyden_trainer.journal import Journal, noted_step
 from leyden_trainer.rewarding import Rewarding
 from leyden_trainer.screen import Screen
 from leyden_trainer.summary import StepRecord, Summary
-from leyden_trainer.tasks import heldout_rollouts, train_groups
+from leyden_trainer.tasks import evaluation_rollouts, train_groups
 from leyden_trainer.transitions import merge_rate
 
 __all__ = ["Loop", "RunState"]
@@ -181,8 +181,8 @@ class Loop:
 
     async def _heldout_scores(self, version: int, name: str) -> tuple[list[float], int]:
         """The held-out rewards of the weights that are served now, and how many rollouts were incomplete."""
-        rollouts = heldout_rollouts(self.config, self.run_name, version, self.heldout_tasks, name=name)
-        finished = await self._finish(f"held-out {name}", rollouts)
+        rollouts = evaluation_rollouts(self.config, self.heldout_tasks, run=self.run_name, name=name, step=version)
+        finished = await self._finish("held-out tasks", rollouts)
         members = await read_members(self.store, finished, max_tokens=None)
         for member in members:
             self._check_version(member.rollout, {v for t in member.transitions for v in t.versions}, version)

@@ -88,8 +88,14 @@ async def run_training(
         )
         summary = await loop.run()
     await backend.save_checkpoint("last")
-    title = f"{folder.name}: {config.model.path}"
+    _conclude(loop, summary)
+    return summary
+
+
+def _conclude(loop: Loop, summary: Summary) -> None:
+    """Leave the curve and the summary in the run's folder: with the latter the run is at its end."""
+    folder, state = loop.folder, loop.state
+    title = f"{folder.name}: {loop.config.model.path}"
     draw_curve(folder / "curve.png", title, state.rewards, state.heldout, state.base)
     write_summary(folder / "summary.json", summary)
-    screen.summary(summary, str(folder))
-    return summary
+    loop.screen.summary(summary, str(folder))

@@ -11,7 +11,7 @@ from leyden.tasks import task_id
 from leyden.types import Rollout, Sampling
 from leyden_trainer.config import TrainConfig
 
-__all__ = ["check_apart", "heldout_rollouts", "train_groups"]
+__all__ = ["check_apart", "evaluation_rollouts", "train_groups"]
 
 
 def check_apart(train: Sequence[JsonValue], heldout: Sequence[JsonValue]) -> None:
@@ -70,32 +70,47 @@ def train_groups(
         ]
 
 
-def heldout_rollouts(
-    config: TrainConfig, run: str, step: int, tasks: Sequence[JsonValue], *, name: str | None = None
+def evaluation_rollouts(
+    config: TrainConfig,
+    tasks: Sequence[JsonValue],
+    *,
+    run: str,
+    name: str,
+    step: int,
+    tries: int = 1,
+    temperature: float | None = None,
 ) -> list[Rollout]:
-    """One rollout for each held-out task, sampled as the evaluation says, for the policy after `step` steps.
+    """`tries` rollouts of each task, those of a task as one group.
+
+    Seeds depend on task and try alone, so that two policies are compared on the same draws.
 
     Args:
-        name: of the evaluation, in the rollouts' ids; None: "h" and the step.
+        name: of the evaluation within the run, in the rollouts' ids.
+        step: the policy is that after so many steps.
+        temperature: None is sampling.heldout_temperature; 0 is greedy.
     """
-    name = name or f"h{step}"
     wanted = config.sampling
-    sampling = Sampling(
-        temperature=wanted.heldout_temperature, top_p=1.0, max_tokens=wanted.max_tokens, bending=wanted.bending, seed=0
-    )
+    heat = wanted.heldout_temperature if temperature is None else temperature
     return [
         Rollout(
-            id=f"{run}-{name}-{number}",
-            group_id=f"{run}-{name}-{number}",
-            task_id=task_id(task, number),
+            id=f"{run}-{name}-{place}-r{member}",
+            group_id=f"{run}-{name}-{place}",
+            task_id=task_id(task, place),
             task=task,
             mode="eval",
             run=run,
             step=step,
             reward_from=config.reward_from,
-            sampling=sampling,
+            sampling=Sampling(
+                temperature=heat,
+                top_p=wanted.top_p if heat else 1.0,
+                max_tokens=wanted.max_tokens,
+                bending=wanted.bending,
+                seed=random.Random(f"{config.seed} {place} {member}").getrandbits(31),
+            ),
         )
-        for number, task in enumerate(tasks, 1)
+        for place, task in enumerate(tasks, 1)
+        for member in range(tries)
     ]
 
 

@@ -7,7 +7,7 @@ import pytest
 from leyden.errors import BadConfig, BadTask
 from leyden.tasks import read_tasks
 from leyden_trainer.config import TrainConfig
-from leyden_trainer.tasks import check_apart, heldout_rollouts, train_groups
+from leyden_trainer.tasks import check_apart, evaluation_rollouts, train_groups
 
 
 def make_config(**trainer: int) -> TrainConfig:
@@ -68,6 +68,24 @@ def test_a_resumed_step_asks_for_the_same_rollouts_again() -> None:
 
 
 def test_held_out_tasks_run_once_each_and_greedily_by_default() -> None:
-    rollouts = heldout_rollouts(make_config(), "run", 4, [{"id": "one"}, {"q": 2}])
+    rollouts = evaluation_rollouts(make_config(), [{"id": "one"}, {"q": 2}], run="run", name="h4", step=4)
     assert [rollout.task_id for rollout in rollouts] == ["one", "2"]
     assert {(rollout.mode, rollout.sampling.temperature) for rollout in rollouts} == {("eval", 0.0)}
+
+
+def test_an_evaluation_takes_no_reward_of_an_agent_where_training_takes_none() -> None:
+    config = make_config().model_copy(update={"reward_from": "grader"})
+    rollouts = evaluation_rollouts(config, [1], run="run", name="c0", step=0, tries=2, temperature=1.0)
+    assert [rollout.reward_from for rollout in rollouts] == ["grader", "grader"]
+
+
+def test_two_policies_are_evaluated_on_the_same_draws() -> None:
+    first, second = (
+        evaluation_rollouts(make_config(), [1, 2], run="run", name=f"c{step}", step=step, tries=3, temperature=0.7)
+        for step in (0, 9)
+    )
+    seeds = [rollout.sampling.seed for rollout in first]
+    assert len(set(seeds)) == 6
+    assert [rollout.sampling.seed for rollout in second] == seeds
+    assert {rollout.id for rollout in first}.isdisjoint(rollout.id for rollout in second)
+    assert [rollout.group_id for rollout in first] == ["run-c0-1"] * 3 + ["run-c0-2"] * 3

@@ -4,6 +4,7 @@ The first record of a batch waits a moment for others, so that the thread does n
 What cannot be sent is never hidden: it is a loss of its scope, and the rollout becomes incomplete.
 """
 
+import os
 import queue
 import threading
 from collections import defaultdict
@@ -30,6 +31,10 @@ class Recorder:
     """A bounded queue and the daemon thread that empties it; the thread starts with the first record."""
 
     def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Start empty. So does the child of a fork: the thread is its parent's, which sends what waited until then."""
         self._waiting: queue.Queue[Item | threading.Event] = queue.Queue(_CAPACITY)
         self._hurry = threading.Event()
         """Set while somebody waits in `flush`."""
@@ -125,3 +130,5 @@ def _send(client: httpx.Client, scope: Scope, records: Sequence[Call | Reward]) 
 
 
 recorder = Recorder()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=recorder.begin)

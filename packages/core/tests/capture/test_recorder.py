@@ -1,5 +1,6 @@
 """The background sender, with a real server behind it, and a front that refuses or holds its records."""
 
+import asyncio
 import os
 import random
 from collections.abc import AsyncIterator
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from leyden.recorder import Recorder
+from leyden.recorder import Recorder, recorder
 from leyden.scope import Scope
 from leyden.testing.capture_trial import CaptureTrial
 from leyden.testing.fake_server import Reply
@@ -137,3 +138,20 @@ def test_a_forked_process_has_other_ids_than_its_parent_and_its_sister() -> None
             told.append(pipe.read())
         os.waitpid(child, 0)
     assert len({new_id(), *told}) == 3
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # Python 3.12: other tests have left threads
+async def test_what_a_forked_process_records_arrives_too(trial: CaptureTrial) -> None:
+    scope = await trial.claimed("a")
+    recorder.record(scope, mine := call_of(scope))
+    recorder.flush(scope, PATIENCE_S)  # the thread runs here, and does not in a child
+    its = call_of(scope)
+    child = os.fork()
+    if child == 0:
+        recorder.record(scope, its)
+        recorder.flush(scope, PATIENCE_S)
+        os._exit(len(scope.losses))
+    _, status = await asyncio.to_thread(os.waitpid, child, 0)  # the server runs in this process
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert {call.id for call in await trial.store.calls(["a"])} == {mine.id, its.id}

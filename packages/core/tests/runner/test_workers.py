@@ -11,6 +11,8 @@ import pytest
 from leyden.client import HttpStore
 from leyden.runner.messages import Job, Setup
 from leyden.runner.workers import MOST_ABANDONED, Workers
+from leyden.server.limits import Limits
+from leyden.server.options import ServerOptions
 from leyden.server.serve import BackgroundServer
 from leyden.testing.fake_server import FakeServer, Reply
 from leyden.types import Endpoint, Rollout
@@ -141,7 +143,11 @@ async def test_an_agent_that_ends_itself_is_data_and_its_worker_goes_on(
 
 async def test_time_in_which_the_gateway_holds_a_rollout_does_not_count(folder: Path) -> None:
     limit_s = 5.0
-    with FakeServer(lambda body, headers: Reply("good morning")) as policy, BackgroundServer("s.sqlite") as server:
+    any_rate = ServerOptions(limits=Limits(requests_per_s=0))  # the test asks how long as fast as it can
+    with (
+        FakeServer(lambda body, headers: Reply("good morning")) as policy,
+        BackgroundServer("s.sqlite", any_rate) as server,
+    ):
         store, workers = HttpStore(server.url, server.key), Workers(setup(server.url))
         endpoint = Endpoint(url=policy.url, model="fake", state="held")
         await store.publish(endpoint)

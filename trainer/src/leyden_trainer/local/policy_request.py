@@ -3,6 +3,7 @@
 Unlike vLLM it takes no defaults from the model's generation_config: temperature and top_p are 1 unless asked.
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
@@ -67,9 +68,9 @@ class PolicyRequest(BaseModel):
     return_token_ids: bool = False
 
     @property
+    @abstractmethod
     def wants_logprobs(self) -> bool:
         """Whether the answer carries the sampled tokens' log probabilities."""
-        raise NotImplementedError
 
     @property
     def offered_tools(self) -> tuple[dict[str, Any], ...]:

@@ -27,7 +27,7 @@ from leyden_trainer.journal import noted_step
 from leyden_trainer.judge import Judge
 from leyden_trainer.rewarding import Rewarding
 from leyden_trainer.rules import load_rules
-from leyden_trainer.tasks import heldout_rollouts, train_groups
+from leyden_trainer.tasks import evaluation_rollouts, train_groups
 from leyden_trainer.transitions import Transition
 from leyden_trainer.verl.fields import fields_of, tags_of
 
@@ -159,7 +159,7 @@ class RolloutManager:
         await self._put([member for group in batch.groups for member in group], experience.rows, step, "train")
 
     async def _evaluate(self, uids: Sequence[str], step: int) -> None:
-        rollouts = heldout_rollouts(self._config, self._run, step, self._heldout_tasks)
+        rollouts = evaluation_rollouts(self._config, self._heldout_tasks, run=self._run, name=f"h{step}", step=step)
         members = await read_members(self._store, await self._finish(rollouts), max_tokens=None)
         # Incomplete rollouts stay in the denominator: leaving them out would flatter the policy.
         self.heldout = (step, sum(member.total for member in members if not member.incomplete) / len(members))

@@ -3,27 +3,30 @@
 import asyncio
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from leyden.errors import BadInput
+from leyden.types import Mode
 
 __all__ = ["export", "gc", "import_episodes"]
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 _AT_ONCE = 200
+Form = Literal["jsonl", "parquet"]
+Ended = Literal["succeeded", "failed", "incomplete"]
 StorePlace = Annotated[str | None, typer.Option(help="A database file or URL; default: the newest under runs/.")]
 
 
 def export(
     file: Annotated[Path, typer.Argument(help="What to write; it must not exist.", show_default=False)],
-    to: Annotated[str | None, typer.Option(help="jsonl or parquet; default: by the file's suffix.")] = None,
+    to: Annotated[Form | None, typer.Option(help="Default: by the file's suffix.")] = None,
     store: StorePlace = None,
     server: Annotated[str | None, typer.Option(help="A server instead; its key in $LEYDEN_KEY.")] = None,
     run: Annotated[str | None, typer.Option(help="Only of this run.")] = None,
-    mode: Annotated[str | None, typer.Option(help="train, eval or trace.")] = None,
-    status: Annotated[str | None, typer.Option(help="succeeded, failed or incomplete.")] = None,
+    mode: Annotated[Mode | None, typer.Option(help="Only of this kind.")] = None,
+    status: Annotated[Ended | None, typer.Option(help="Only those that ended so.")] = None,
 ) -> None:
     """Write finished rollouts to a file, exactly, with their calls, tokens, rewards and credits.
 
@@ -33,10 +36,6 @@ def export(
     from leyden.store.episode_files import write_episodes
     from leyden.store.episodes import episodes
 
-    if mode not in (None, "train", "eval", "trace"):
-        raise BadInput(f"--mode is {mode!r}; expected train, eval or trace")
-    if status not in (None, "succeeded", "failed", "incomplete"):
-        raise BadInput(f"--status is {status!r}; expected succeeded, failed or incomplete")
     form = _form(file, to)
     if file.exists():
         raise BadInput(f"{file} exists; name another file, or take it away")
@@ -111,7 +110,7 @@ def gc(
     print(f"{count} rollouts {'would be' if dry_run else 'were'} deleted: they finished more than {keep} ago")
 
 
-def _form(file: Path, to: str | None) -> str:
+def _form(file: Path, to: Form | None) -> Form:
     form = to or file.suffix.removeprefix(".")
     if form not in ("jsonl", "parquet"):
         raise BadInput(f"{file} is to be {form or 'of no form'}; expected jsonl or parquet, by its suffix or --to")

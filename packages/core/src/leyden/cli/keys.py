@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from leyden.key_file import Role
+
 __all__ = ["keys"]
 
 keys = typer.Typer(help="Operators' keys, for `leyden serve --keys FILE`.", no_args_is_help=True)
@@ -17,18 +19,15 @@ _FILE = Path("leyden.keys")
 @keys.command()
 def add(
     name: Annotated[str, typer.Argument(help="Whose key it is, or what for.", show_default=False)],
-    role: Annotated[str, typer.Option(help="read: look. run: also run agents. train: everything.")] = "read",
+    role: Annotated[Role, typer.Option(help="read: look. run: also run agents. train: everything.")] = "read",
     file: KeysOption = _FILE,
 ) -> None:
     """Make a key and print it, once: the file keeps its hash.
 
     Example: leyden keys add ann --role train
     """
-    from leyden.errors import BadConfig
     from leyden.key_file import KeyFile
 
-    if role not in ("read", "run", "train"):
-        raise BadConfig(f"--role is {role!r}; expected read, run or train")
     print(KeyFile(file).add(name, role))
 
 

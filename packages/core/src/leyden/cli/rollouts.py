@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from leyden.types import Page, Reward
+from leyden.types import Mode, Page, Reward, RolloutStatus
 
 __all__ = ["rollouts"]
 
@@ -16,8 +16,8 @@ def rollouts(
     server: Annotated[str | None, typer.Option(help="A server instead; its key in $LEYDEN_KEY.")] = None,
     run: Annotated[str | None, typer.Option(help="Only of this run.")] = None,
     group: Annotated[str | None, typer.Option(help="Only of this group.")] = None,
-    mode: Annotated[str | None, typer.Option(help="train, eval or trace.")] = None,
-    status: Annotated[str | None, typer.Option(help="queued, running, succeeded, failed or incomplete.")] = None,
+    mode: Annotated[Mode | None, typer.Option(help="Only of this kind.")] = None,
+    status: Annotated[RolloutStatus | None, typer.Option(help="Only those in this state.")] = None,
     after: Annotated[int, typer.Option(help="Cursor of the page before.")] = 0,
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
@@ -26,12 +26,6 @@ def rollouts(
 
     Example: leyden rollouts --mode train --status incomplete
     """
-    from leyden.errors import BadConfig
-
-    if mode not in (None, "train", "eval", "trace"):
-        raise BadConfig(f"--mode is {mode!r}; expected train, eval or trace")
-    if status not in (None, "queued", "running", "succeeded", "failed", "incomplete"):
-        raise BadConfig(f"--status is {status!r}; expected queued, running, succeeded, failed or incomplete")
 
     async def read() -> tuple[Page, list[Reward]]:
         from leyden.cli.source import open_source

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Generator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -34,9 +34,13 @@ def run(
     concurrency: Annotated[int, typer.Option(min=1)] = 16,
     timeout: Annotated[float, typer.Option(help="Seconds for one rollout.")] = 120.0,
     grace: Annotated[float, typer.Option(help="Seconds that rollouts may go on after a stop.")] = 20.0,
-    isolation: Annotated[str, typer.Option(help="shared, or process: one process for each rollout.")] = "shared",
+    isolation: Annotated[
+        Literal["shared", "process"], typer.Option(help="shared, or process: one process for each rollout.")
+    ] = "shared",
     on_failure: Annotated[float, typer.Option(help="Reward of a rollout whose agent fails.")] = 0.0,
-    reward_from: Annotated[str, typer.Option(help="Whose rewards are taken: any, or grader (no agent's own).")] = "any",
+    reward_from: Annotated[
+        RewardFrom, typer.Option(help="Whose rewards are taken: any, or grader (no agent's own).")
+    ] = "any",
     models: Annotated[str, typer.Option(help="Names of the models that are the policy, with commas; all.")] = "",
     passthrough: Annotated[str, typer.Option(help="Names of models that go where the agent sends them.")] = "",
     runs: Annotated[Path, typer.Option(help="Folder for the store of a run without --server.")] = Path("runs"),
@@ -46,10 +50,6 @@ def run(
 
     Example: leyden run agent.py:solve --tasks tasks.jsonl --reward reward.py:score
     """
-    if isolation not in ("shared", "process"):
-        raise BadConfig(f"--isolation is {isolation!r}; expected shared or process")
-    if reward_from not in ("any", "grader"):
-        raise BadConfig(f"--reward-from is {reward_from!r}; expected any or grader")
     if (tasks is None) != forever or (forever and server is None):
         raise BadConfig("give --tasks FILE, or --forever with --server URL")
     if (model_url is None) != (model is None):
@@ -63,14 +63,13 @@ def run(
         concurrency=concurrency,
         timeout_s=timeout,
         grace_s=grace,
-        isolation="shared" if isolation == "shared" else "process",
+        isolation=isolation,
         routing=Routing(_names(models), _names(passthrough)),
     )
     endpoint = Endpoint(url=model_url, model=model) if model_url and model else None
-    reward_by: RewardFrom = "grader" if reward_from == "grader" else "any"
     with _server(server, runs) as (url, key, store):
         session = _Session(options, url, key, store)
-        code = asyncio.run(session.run(wanted, tries, endpoint, server is not None, reward_from=reward_by))
+        code = asyncio.run(session.run(wanted, tries, endpoint, server is not None, reward_from=reward_from))
     if code:
         raise typer.Exit(code)
 

@@ -2,9 +2,11 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+from leyden.types import RewardFrom
 
 __all__ = ["serve"]
 
@@ -19,16 +21,21 @@ def serve(
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate with its chain, PEM; the server is https.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="The certificate's key, PEM.")] = None,
     unattributed: Annotated[
-        str, typer.Option(help="Model calls under an operator's key, of no rollout: refuse, or record (tracing).")
+        Literal["refuse", "record"],
+        typer.Option(help="Model calls under an operator's key, of no rollout: refuse, or record (tracing)."),
     ] = "refuse",
-    reward_from: Annotated[str, typer.Option(help="Whose rewards are taken: any, or grader (no agent's own).")] = "any",
+    reward_from: Annotated[
+        RewardFrom, typer.Option(help="Whose rewards are taken: any, or grader (no agent's own).")
+    ] = "any",
     body_mb: Annotated[int, typer.Option(min=1, help="Longest body of a request, in MiB.")] = 32,
     rate: Annotated[float, typer.Option(min=0, help="Requests per second of one rollout's key; 0: any number.")] = 500,
     call_limit: Annotated[float, typer.Option(min=1, help="Seconds that one model call may take in all.")] = 3600,
     redact: Annotated[
         str | None, typer.Option(help="Take secrets out of what is stored: builtin, or file.py:function (text → text).")
     ] = None,
-    log_format: Annotated[str, typer.Option(help="text, or json: with the ids of rollouts and calls.")] = "text",
+    log_format: Annotated[
+        Literal["text", "json"], typer.Option(help="text, or json: with the ids of rollouts and calls.")
+    ] = "text",
     log_calls: Annotated[bool, typer.Option("--log-calls", help="A line in the log for each model call.")] = False,
 ) -> None:
     """Serve store and gateway until stopped. The server's own key is $LEYDEN_KEY, else leyden.key beside the file.
@@ -46,27 +53,12 @@ def serve(
     from leyden.server.serve import serve as serve_store
     from leyden.server.tls import Tls
 
-    if unattributed not in ("refuse", "record"):
-        raise BadConfig(f"--unattributed is {unattributed!r}; expected refuse or record")
-    if reward_from not in ("any", "grader"):
-        raise BadConfig(f"--reward-from is {reward_from!r}; expected any or grader")
-    if log_format not in ("text", "json"):
-        raise BadConfig(f"--log-format is {log_format!r}; expected text or json")
     if (tls_cert is None) != (tls_key is None):
         raise BadConfig("--tls-cert and --tls-key belong together")
     key = os.environ.pop("LEYDEN_KEY", None)
     if keys is None:
         operator_key(store, key)
-
-    def ready(line: str) -> None:
-        print(line, flush=True)
-        if keys is not None:
-            print(f"leyden: operators' keys are in {keys}: leyden keys list --keys {keys}", flush=True)
-        elif key is None:
-            where = os.path.join(os.path.dirname(os.path.abspath(store)), "leyden.key")
-            print(f"leyden: the operator's key is in {where}", flush=True)
-
-    set_up_logs("json" if log_format == "json" else "text", every_call=log_calls)
+    set_up_logs(log_format, every_call=log_calls)
     limits = Limits(body_bytes=body_mb << 20, call_s=call_limit, requests_per_s=rate)
     function = builtin if redact == "builtin" else load_function(redact) if redact else None
     options = ServerOptions(unattributed=unattributed, reward_from=reward_from, redact=function, limits=limits)
@@ -78,5 +70,15 @@ def serve(
         key_file=KeyFile(keys) if keys else None,
         tls=Tls(tls_cert, tls_key) if tls_cert and tls_key else None,
         options=options,
-        ready=ready,
+        ready=lambda line: print("\n".join([line, *_where_keys_are(store, keys, key)]), flush=True),
     )
+
+
+def _where_keys_are(store: str, keys: Path | None, key: str | None) -> list[str]:
+    """A line, where it is not $LEYDEN_KEY, which its owner knows."""
+    if keys is not None:
+        return [f"leyden: operators' keys are in {keys}: leyden keys list --keys {keys}"]
+    if key is not None:
+        return []
+    where = os.path.join(os.path.dirname(os.path.abspath(store)), "leyden.key")
+    return [f"leyden: the operator's key is in {where}"]

@@ -6,7 +6,7 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from pydantic import ValidationError
 
@@ -18,11 +18,8 @@ __all__ = ["read_episodes", "write_episodes"]
 _AT_ONCE = 50
 
 
-async def write_episodes(found: AsyncIterator[Episode], file: Path, *, form: str) -> int:
+async def write_episodes(found: AsyncIterator[Episode], file: Path, *, form: Literal["jsonl", "parquet"]) -> int:
     """Write all, whole or not at all, in the place of what is there; returns how many.
-
-    Args:
-        form: jsonl or parquet.
 
     Raises:
         BadConfig: Parquet, without pyarrow.
@@ -36,7 +33,7 @@ async def write_episodes(found: AsyncIterator[Episode], file: Path, *, form: str
     return count
 
 
-def read_episodes(file: Path, *, form: str) -> Iterator[list[Episode]]:
+def read_episodes(file: Path, *, form: Literal["jsonl", "parquet"]) -> Iterator[list[Episode]]:
     """The episodes of a file, some at a time.
 
     Raises:

@@ -22,7 +22,8 @@ class AdapterAgents:
     - gives agent NAME the system prompt "You are NAME." and the task as the first user message;
     - returns what it produced as JSON: the final text and all that is not drawn at random (no ids, no times);
     - catches no errors.
-    The agents' names and the tools' are as the docstrings say, since the contract looks for them.
+    The agents' names and the tools' are as the docstrings say, since the contract looks for them. One that is neither
+    written nor declared absent is an error when the class is made.
     """
 
     adapter: ClassVar[str]

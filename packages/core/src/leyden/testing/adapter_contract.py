@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from inspect import getattr_static
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import pytest
 from pydantic import JsonValue
@@ -21,7 +21,7 @@ from leyden.capture import flush, install_capture, uninstall_capture
 from leyden.recorder import recorder
 from leyden.scope import Scope, enter_scope
 from leyden.testing.adapter_agents import AGENTS, OPTIONAL, AdapterAgents, speaker, task_in, tool_user
-from leyden.testing.capture_trial import Agent, Captured, CaptureTrial, Script, nowhere
+from leyden.testing.capture_trial import PATIENCE_S, Agent, Captured, CaptureTrial, Script, nowhere
 from leyden.testing.fake_server import Received, Reply
 from leyden.testing.faulty_front import FaultyFront
 from leyden.types import Call, Structure, ToolUse
@@ -262,10 +262,14 @@ class Transparency(Contract):
         with ThreadPoolExecutor(ROLLOUTS) as pool:
             for number in range(ROUNDS):
                 tasks = [f"task-{number}-{n}" for n in range(ROLLOUTS)]
-                trial.script = _all_at_once(2 * ROLLOUTS)
-                runs = [trial.captured(self.nested, task, url=url) for task in tasks]
-                threads = [threaded(pool, f"thread-{task}") for task in tasks]
-                for captured in await asyncio.gather(*runs, *threads):
+                in_threads = [f"thread-{task}" for task in tasks]
+                with _AllAtOnce(2 * ROLLOUTS) as script:
+                    trial.script = script
+                    runs = [trial.captured(self.nested, task, url=url) for task in tasks]
+                    threads = [threaded(pool, task) for task in in_threads]
+                    ended = await asyncio.gather(*runs, *threads)
+                assert {*tasks, *in_threads} - script.here == set(), "they never asked the model"
+                for captured in ended:
                     assert (captured.error, captured.rollout.incomplete) == (None, ())
                     total += len(captured.calls)
                     misplaced += _misplaced(captured)
@@ -401,19 +405,29 @@ def _in_turn(replies: list[Reply]) -> Script:
     return script
 
 
-def _all_at_once(rollouts: int) -> Script:
-    """The tool user, whose first answer to each rollout waits until so many rollouts are under way."""
-    all_here = threading.Event()
-    here: set[str] = set()
+class _AllAtOnce:
+    """The tool user, whose first answer to each rollout waits until so many are under way, or `PATIENCE_S` seconds."""
 
-    def script(body: dict[str, Any], headers: Mapping[str, str]) -> Reply:
+    def __init__(self, rollouts: int) -> None:
+        self.here: set[str] = set()
+        self._rollouts = rollouts
+        self._go_on = threading.Event()
+        self._patience = threading.Timer(PATIENCE_S, self._go_on.set)
+        self._patience.daemon = True
+
+    def __enter__(self) -> Self:
+        self._patience.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._patience.cancel()
+
+    def __call__(self, body: dict[str, Any], headers: Mapping[str, str]) -> Reply:
         reply = tool_user(body, headers)
-        here.add(task_in(body["messages"]))
-        if len(here) >= rollouts:
-            all_here.set()
-        return Reply(reply.text, reply.tool_calls, delay=all_here)
-
-    return script
+        self.here.add(task_in(body["messages"]))
+        if len(self.here) >= self._rollouts:
+            self._go_on.set()
+        return Reply(reply.text, reply.tool_calls, delay=self._go_on)
 
 
 def _misplaced(captured: Captured) -> list[str]:

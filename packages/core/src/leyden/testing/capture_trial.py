@@ -19,7 +19,7 @@ from leyden.server.serve import BackgroundServer
 from leyden.testing.fake_server import FakeServer, Received, Reply
 from leyden.types import Call, Endpoint, Failure, Mode, Outcome, Reward, Rollout, new_id
 
-__all__ = ["Agent", "CaptureTrial", "Captured", "Script", "nowhere"]
+__all__ = ["PATIENCE_S", "Agent", "CaptureTrial", "Captured", "Script", "nowhere"]
 
 WAIT_S = 10.0
 """For the records of calls that the hook saw; a call that never comes costs as much, and a reason."""

@@ -7,7 +7,7 @@ import math
 import random
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from leyden.store.protocol import Store
 from leyden.types import (
@@ -184,33 +184,29 @@ def _calls(rng: random.Random, rollout: str, question: str, *, good: bool) -> li
         id=f"{rollout}-hand", kind="handoff", name="transfer_to_reviewer", result="reviewer", started_at=at + 5.2
     )
     said = "The count matches the ledger: 17." if good else "I cannot find the table, so I answer from memory: 12."
-    parts: list[tuple[float, tuple[str, ...], list[dict[str, Any]], str, str | None, tuple[ToolUse, ...]]] = [
-        (at, ("planner",), asked, plan, None, ()),
-        (at + 1.4, ("planner", "writer"), writing, wrote, f"{rollout}-1", (tool,)),
-        (at + 3.7, ("planner", "writer"), checking, "Looks right, over to review.", f"{rollout}-1", (hand,)),
-        (
-            at + 5.3,
-            ("planner", "reviewer"),
-            [{"role": "user", "content": f"Review: {question}"}],
-            said,
-            f"{rollout}-3",
-            (),
-        ),
+    review = [{"role": "user", "content": f"Review: {question}"}]
+    parts = [
+        _Part(at, ("planner",), asked, plan),
+        _Part(at + 1.4, ("planner", "writer"), writing, wrote, f"{rollout}-1", (tool,)),
+        _Part(at + 3.7, ("planner", "writer"), checking, "Looks right, over to review.", f"{rollout}-1", (hand,)),
+        _Part(at + 5.3, ("planner", "reviewer"), review, said, f"{rollout}-3"),
     ]
-    return [_call(rng, rollout, number, *part) for number, part in enumerate(parts, 1)]
+    return [_call(rng, rollout, number, part) for number, part in enumerate(parts, 1)]
 
 
-def _call(
-    rng: random.Random,
-    rollout: str,
-    number: int,
-    at: float,
-    agent: tuple[str, ...],
-    messages: list[dict[str, Any]],
-    said: str,
-    parent: str | None,
-    tools: tuple[ToolUse, ...],
-) -> Call:
+class _Part(NamedTuple):
+    """One call: when, who, what it was asked and said, which call led to it, and the tools that it asked for."""
+
+    at: float
+    agent: tuple[str, ...]
+    messages: list[dict[str, Any]]
+    said: str
+    parent: str | None = None
+    tools: tuple[ToolUse, ...] = ()
+
+
+def _call(rng: random.Random, rollout: str, number: int, part: _Part) -> Call:
+    at, agent, messages, said, parent, tools = part
     prompt = tuple(token for message in messages for token in _ids(f"<{message['role']}> {message['content']}"))
     sampled = _ids(said)
     logprobs = tuple(-rng.choice((0.01, 0.02, 0.05, 0.2, 0.6, 1.2, 2.5, 5.0)) for _ in sampled)

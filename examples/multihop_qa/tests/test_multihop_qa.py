@@ -1,6 +1,5 @@
 import importlib.util
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -10,11 +9,6 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
-
-from leyden.testing.fake_server import FakeServer, Reply
-from leyden_trainer.local.rendering import Renderer
-from leyden_trainer.testing import make_tiny_model, warm_tiny_model
 
 FOLDER = Path(__file__).resolve().parent.parent
 TEMPLATE = FOLDER.parent / "chatml_tools.jinja"
@@ -56,15 +50,6 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def leyden(folder: Path, *arguments: str) -> str:
-    environment = {**os.environ, "COLUMNS": "300"}
-    environment.pop("OPENAI_API_KEY", None)
-    command = [sys.executable, "-m", "leyden", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def test_no_name_and_no_wording_of_a_held_out_question_is_trained_on(load: Any) -> None:
@@ -175,53 +160,3 @@ def test_f1_and_exact_match_are_those_of_musique(load: Any, said: str, f1: float
 def test_the_example_has_never_heard_of_leyden() -> None:
     for path in FOLDER.glob("*.py"):
         assert "leyden" not in path.read_text().lower()
-
-
-def test_the_agent_sends_what_its_demonstrations_show_and_is_rewarded(folder: Path) -> None:
-    subprocess.run([sys.executable, "make_demos.py", "--habit", "0"], cwd=folder, check=True)
-    task, demo = (lines(folder / name)[0] for name in ("train.jsonl", "demos.jsonl"))
-    (folder / "one.jsonl").write_text(json.dumps(task))
-    asked: list[dict[str, Any]] = []
-
-    def policy(body: dict[str, Any], headers: Any) -> Reply:
-        asked.append(body)
-        turn = [message for message in demo["messages"] if message["role"] == "assistant"][len(asked) - 1]
-        called = [call["function"] for call in turn.get("tool_calls", ())]
-        return Reply(
-            turn["content"] or "", tool_calls=[(call["name"], json.loads(call["arguments"])) for call in called]
-        )
-
-    with FakeServer(policy) as server:
-        model = ("--model-url", server.url, "--model", "fake")
-        told = leyden(folder, "run", "agent.py:solve", "--tasks", "one.jsonl", "--reward", "reward.py:score", *model)
-    assert "mean reward 1.000 over 1 complete rollouts" in told
-    tokenizer = AutoTokenizer.from_pretrained(make_tiny_model(folder / "model"))
-    tokenizer.chat_template = TEMPLATE.read_text()
-    renderer = Renderer(tokenizer)
-    places = [place for place, message in enumerate(demo["messages"]) if message["role"] == "assistant"]
-    assert len(asked) == len(places) > 1
-    for body, place in zip(asked, places, strict=True):
-        shown = renderer.text(demo["messages"][:place], demo["tools"], {})
-        assert renderer.text(body["messages"], body["tools"], {}) == shown
-
-
-@pytest.mark.slow
-def test_it_warms_up_and_trains_two_steps_on_a_tiny_model(folder: Path) -> None:
-    command = [sys.executable, "make_demos.py", "--count", "8"]
-    subprocess.run(command, cwd=folder, check=True)
-    # Warmed up on another task, it ends what it says; an untrained one hardly ever does, and the SDK raises then.
-    model = shutil.copytree(warm_tiny_model(CACHE), folder / "model")
-    config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 2048}))
-    small = ("--trainer.steps=2", "--trainer.tasks_per_step=1", "--trainer.rollouts_per_task=4")
-    own = (
-        "--model.path=model",
-        "--model.layers=1",
-        "--model.device=cpu",
-        "--model.context_length=2048",
-        "--sampling.max_tokens=200",
-    )
-    leyden(folder, "train", "cpu.toml", *small, *own)
-    summary = json.loads((folder / "runs" / "multihop_qa" / "summary.json").read_text())
-    assert (summary["steps"], summary["rollouts"]) == (2, 8)
-    assert summary["seconds_warm_start"] > 0

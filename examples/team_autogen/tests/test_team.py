@@ -1,11 +1,11 @@
 import importlib.util
 import itertools
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -35,15 +35,6 @@ def folder(tmp_path: Path) -> Path:
     command = [sys.executable, "make_tasks.py", "--folder", ".", "--train", "4", "--heldout", "2"]
     subprocess.run(command, cwd=tmp_path, check=True)
     return tmp_path
-
-
-def leyden(folder: Path, *arguments: str) -> str:
-    environment = {**os.environ, "COLUMNS": "300"}
-    environment.pop("OPENAI_API_KEY", None)
-    command = [sys.executable, "-m", "leyden", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def test_no_held_out_numbers_are_trained_on() -> None:
@@ -79,7 +70,9 @@ def test_the_agent_has_never_heard_of_leyden() -> None:
     assert "leyden" not in (FOLDER / "reward.py").read_text().lower()
 
 
-def test_the_team_calculates_answers_and_reviews_and_is_shown_as_a_tree(folder: Path) -> None:
+def test_the_team_calculates_answers_and_reviews_and_is_shown_as_a_tree(
+    folder: Path, leyden: Callable[..., str]
+) -> None:
     task = {"id": "one", "question": "A shop has 12 boxes with 5 pens each. How many pens?", "answer": 60}
     (folder / "one.jsonl").write_text(json.dumps(task))
 
@@ -110,7 +103,7 @@ def test_the_team_calculates_answers_and_reviews_and_is_shown_as_a_tree(folder: 
 
 
 @pytest.mark.slow
-def test_it_trains_end_to_end_on_a_tiny_model(folder: Path) -> None:
+def test_it_trains_end_to_end_on_a_tiny_model(folder: Path, leyden: Callable[..., str]) -> None:
     model = make_tiny_model(folder / "model")
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 2048}))

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from openai import OpenAI
 
 from leyden_trainer.testing import make_tiny_model
 
+Leyden = Callable[..., subprocess.CompletedProcess[str]]
 AGENT = """
 from openai import OpenAI
 
@@ -21,6 +23,7 @@ def solve(task):
     )
     return answer.choices[0].message.content
 """
+REWARD = "def score(task, result):\n    return len(result) % 2 == 0\n"
 CONFIG = """
 name = "tiny"
 [model]
@@ -37,27 +40,14 @@ heldout = "heldout.jsonl"
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    make_tiny_model(tmp_path / "model")
-    make_tiny_model(tmp_path / "other", seed=1)
-    (tmp_path / "agent.py").write_text(AGENT)
-    (tmp_path / "reward.py").write_text("def score(task, result):\n    return len(result) % 2 == 0\n")
-    (tmp_path / "train.toml").write_text(CONFIG)
-    for name, cities in (("train", ("Oslo", "Rome")), ("heldout", ("Tunis", "Dakar", "Praha"))):
-        lines = [json.dumps({"question": f"how hot is it in {city}"}) for city in cities]
-        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
-    return tmp_path
+def folder(write_folder: Callable[..., Path]) -> Path:
+    folder = write_folder(AGENT, REWARD, CONFIG, train=("Oslo", "Rome"), heldout=("Tunis", "Dakar", "Praha"))
+    make_tiny_model(folder / "other", seed=1)
+    return folder
 
 
-def leyden(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "leyden", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-
-
-def test_two_checkpoints_are_compared_on_the_same_tasks_and_written_down(folder: Path) -> None:
-    done = leyden(
-        folder, "eval", "train.toml", "--checkpoint", "base", "--checkpoint", "other", "--tries", "2", "--json"
-    )
+def test_two_checkpoints_are_compared_on_the_same_tasks_and_written_down(folder: Path, leyden: Leyden) -> None:
+    done = leyden("eval", "train.toml", "--checkpoint", "base", "--checkpoint", "other", "--tries", "2", "--json")
     assert done.returncode == 0, done.stderr
     record = json.loads(done.stdout)
     assert (record["num_tasks"], record["tries"], record["temperature"]) == (3, 2, 1.0)
@@ -70,18 +60,18 @@ def test_two_checkpoints_are_compared_on_the_same_tasks_and_written_down(folder:
     saved = folder / "runs" / "tiny-eval"
     assert json.loads((saved / "evaluation.json").read_text()) == record
     assert "other against base" in (saved / "evaluation.md").read_text()
-    shown = leyden(folder, "show", "tiny-eval-c1-3-r1", "--store", str(saved / "store.sqlite"), "--json")
+    shown = leyden("show", "tiny-eval-c1-3-r1", "--store", str(saved / "store.sqlite"), "--json")
     assert json.loads(shown.stdout)["calls"][0]["attempts"][0]["version"] == 1
 
 
-def test_what_cannot_be_evaluated_is_one_clear_error(folder: Path) -> None:
-    assert "no run named tiny" in leyden(folder, "eval", "train.toml").stderr
-    many = leyden(folder, "eval", "train.toml", "--checkpoint", "base", "--k", "3")
+def test_what_cannot_be_evaluated_is_one_clear_error(folder: Path, leyden: Leyden) -> None:
+    assert "no run named tiny" in leyden("eval", "train.toml").stderr
+    many = leyden("eval", "train.toml", "--checkpoint", "base", "--k", "3")
     assert (many.returncode, "--k [3] needs k from 1 to --tries 1" in many.stderr) == (2, True)
     assert not (folder / "runs").exists()
 
 
-def test_a_served_model_answers_the_same_agent_until_it_is_stopped(folder: Path) -> None:
+def test_a_served_model_answers_the_same_agent_until_it_is_stopped(folder: Path, leyden: Leyden) -> None:
     command = [sys.executable, "-m", "leyden", "serve-model", "model", "--port", "0", "--device", "cpu"]
     environment = {**os.environ, "LEYDEN_MODEL_KEY": "sesame"}
     process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
@@ -101,6 +91,6 @@ def test_a_served_model_answers_the_same_agent_until_it_is_stopped(folder: Path)
         assert process.wait() == 0
 
 
-def test_a_folder_without_a_model_is_not_served(folder: Path) -> None:
-    done = leyden(folder, "serve-model", "nothing")
+def test_a_folder_without_a_model_is_not_served(folder: Path, leyden: Leyden) -> None:
+    done = leyden("serve-model", "nothing")
     assert (done.returncode, "there is no model in nothing" in done.stderr) == (2, True)

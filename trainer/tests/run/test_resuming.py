@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from leyden.store import SqlStore
 from leyden.types import Call, Rollout
-from leyden_trainer.testing import make_tiny_model
 
 AGENT = """
 import os
@@ -84,17 +84,11 @@ def read(run: Path) -> Kept:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    make_tiny_model(tmp_path / "model")
-    (tmp_path / "agent.py").write_text(AGENT)
-    (tmp_path / "reward.py").write_text(REWARD)
-    (tmp_path / "train.toml").write_text(CONFIG)
-    for name, cities in (("train", ("Oslo", "Rome", "Paris")), ("heldout", ("Tunis", "Dakar"))):
-        lines = [json.dumps({"question": f"how hot is it in {city}"}) for city in cities]
-        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+def folder(write_folder: Callable[..., Path]) -> Path:
+    folder = write_folder(AGENT, REWARD, CONFIG)
     for name in ("reached", "never"):
-        os.mkfifo(tmp_path / name)
-    return tmp_path
+        os.mkfifo(folder / name)
+    return folder
 
 
 def start(folder: Path, *flags: str) -> subprocess.Popen[str]:

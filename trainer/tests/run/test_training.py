@@ -5,15 +5,15 @@ import json
 import re
 import shlex
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from leyden.store import SqlStore
 from leyden.types import Run, Step
-from leyden_trainer.testing import make_tiny_model
 
+Leyden = Callable[..., subprocess.CompletedProcess[str]]
 AGENT = """
 from langchain_openai import ChatOpenAI
 
@@ -50,20 +50,8 @@ evaluate_every = 2
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    make_tiny_model(tmp_path / "model")
-    (tmp_path / "agent.py").write_text(AGENT)
-    (tmp_path / "reward.py").write_text(REWARD)
-    (tmp_path / "train.toml").write_text(CONFIG)
-    for name, cities in (("train", ("Oslo", "Rome", "Paris")), ("heldout", ("Tunis", "Dakar"))):
-        lines = [json.dumps({"question": f"how hot is it in {city}"}) for city in cities]
-        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
-    return tmp_path
-
-
-def train(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "leyden", "train", "train.toml", *flags]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+def folder(write_folder: Callable[..., Path]) -> Path:
+    return write_folder(AGENT, REWARD, CONFIG)
 
 
 async def noted_in(folder: Path) -> tuple[Run, list[Step]]:
@@ -73,8 +61,8 @@ async def noted_in(folder: Path) -> tuple[Run, list[Step]]:
     return run, steps
 
 
-def test_two_steps_leave_a_summary_a_checkpoint_and_credit(folder: Path) -> None:
-    done = train(folder)
+def test_two_steps_leave_a_summary_a_checkpoint_and_credit(folder: Path, leyden: Leyden) -> None:
+    done = leyden("train", "train.toml")
     assert done.returncode == 0, done.stdout + done.stderr
     run = folder / "runs" / "tiny"
     summary = json.loads((run / "summary.json").read_text())
@@ -91,40 +79,36 @@ def test_two_steps_leave_a_summary_a_checkpoint_and_credit(folder: Path) -> None
     assert (run / "tokenizer.json").is_file()
     assert (run / "curve.png").stat().st_size > 1000
     assert (run / "checkpoints" / "last" / "model.safetensors").is_file()
-    shown = [sys.executable, "-m", "leyden", "show", "tiny-s1-g0-r0", "--store", str(run / "store.sqlite"), "--json"]
-    parts = json.loads(subprocess.run(shown, capture_output=True, text=True, check=True).stdout)
+    parts = json.loads(leyden("show", "tiny-s1-g0-r0", "--store", str(run / "store.sqlite"), "--json").stdout)
     assert parts["credits"][0]["method"] == "broadcast"
     assert parts["calls"][0]["attempts"][0]["version"] == 0
     told = re.findall(r"leyden show .*?store\.sqlite", done.stdout)
     assert len(told) == 2, done.stdout  # the best and the worst of the last step
     for command in told:
-        looked = subprocess.run(
-            [sys.executable, "-m", *shlex.split(command)], check=True, cwd=folder, capture_output=True, text=True
-        )
-        assert "tiny-s2-" in looked.stdout
+        assert "tiny-s2-" in leyden(*shlex.split(command)[1:]).stdout
     assert f"leyden serve-model {run}" in done.stdout
     assert "leyden eval train.toml --checkpoint base --checkpoint best" in done.stdout
-    longer = train(folder, "--resume")
+    longer = leyden("train", "train.toml", "--resume")
     assert longer.returncode == 2
     assert "no unfinished run named tiny" in longer.stderr
 
 
-def test_held_out_tasks_must_not_be_trained_on(folder: Path) -> None:
+def test_held_out_tasks_must_not_be_trained_on(folder: Path, leyden: Leyden) -> None:
     (folder / "heldout.jsonl").write_text((folder / "train.jsonl").read_text())
-    done = train(folder)
+    done = leyden("train", "train.toml")
     assert done.returncode == 2
     assert "held-out task 1 is also training task 1" in done.stderr
 
 
-def test_an_unknown_key_is_an_error_that_names_the_known_ones(folder: Path) -> None:
-    done = train(folder, "--trainer.stepz=2")
+def test_an_unknown_key_is_an_error_that_names_the_known_ones(folder: Path, leyden: Leyden) -> None:
+    done = leyden("train", "train.toml", "--trainer.stepz=2")
     assert done.returncode == 2
     assert "unknown key trainer.stepz; known here: backend, verl" in done.stderr
 
 
-def test_rewards_that_cannot_be_used_stop_training_with_the_reason(folder: Path) -> None:
+def test_rewards_that_cannot_be_used_stop_training_with_the_reason(folder: Path, leyden: Leyden) -> None:
     (folder / "reward.py").write_text("def score(task, result):\n    return float('nan')\n")
-    done = train(folder)
+    done = leyden("train", "train.toml")
     assert done.returncode == 1
     assert "8 of 8 rollouts are incomplete" in done.stderr
     assert "a reward must be finite, got nan" in done.stderr

@@ -3,13 +3,14 @@
 import itertools
 import json
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from leyden_trainer.testing import lookup_tasks
 
+Leyden = Callable[..., subprocess.CompletedProcess[str]]
 AGENT = """
 from langchain_openai import ChatOpenAI
 
@@ -70,9 +71,8 @@ def folder(tmp_path: Path, warm_folder: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_ppo_learns_and_its_critic_too(folder: Path) -> None:
-    command = [sys.executable, "-m", "leyden", "train", "train.toml"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+def test_ppo_learns_and_its_critic_too(folder: Path, leyden: Leyden) -> None:
+    done = leyden("train", "train.toml")
     assert done.returncode == 0, done.stdout + done.stderr
     run = folder / "runs" / "tiny"
     summary = json.loads((run / "summary.json").read_text())
@@ -83,9 +83,9 @@ def test_ppo_learns_and_its_critic_too(folder: Path) -> None:
     assert len(losses) == 8
     assert sum(losses[-3:]) / 3 < 0.75 * losses[0]
     assert all("explained_variance" in step for step in steps if "value_loss" in step)
-    shown = [sys.executable, "-m", "leyden", "show", "tiny-s8-g0-r0", "--store", str(run / "store.sqlite")]
-    parts = json.loads(subprocess.run([*shown, "--json"], capture_output=True, text=True, check=True).stdout)
+    shown = ("show", "tiny-s8-g0-r0", "--store", str(run / "store.sqlite"))
+    parts = json.loads(leyden(*shown, "--json").stdout)
     (given,) = [reward for reward in parts["rewards"] if reward["source"] == "rule"]
     assert (given["name"], given["value"], given["call_id"]) == ("named_a_tool", 0.1, parts["calls"][0]["id"])
     assert "the critic's value" in parts["credits"][0]["reason"]
-    assert "reward 0.1 (named_a_tool)" in subprocess.run(shown, capture_output=True, text=True, check=True).stdout
+    assert "reward 0.1 (named_a_tool)" in leyden(*shown).stdout

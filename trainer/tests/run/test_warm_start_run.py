@@ -3,15 +3,14 @@
 import json
 import shutil
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from leyden_trainer.testing import make_tiny_model
-
+Leyden = Callable[..., subprocess.CompletedProcess[str]]
 AGENT = """
 from langchain_openai import ChatOpenAI
 
@@ -47,27 +46,16 @@ rollouts_per_task = 4
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    make_tiny_model(tmp_path / "model")
-    (tmp_path / "agent.py").write_text(AGENT)
-    (tmp_path / "reward.py").write_text(REWARD)
-    (tmp_path / "train.toml").write_text(CONFIG)
-    for name, cities in (("train", ("Oslo", "Rome", "Paris")), ("heldout", ("Tunis", "Dakar"))):
-        lines = [json.dumps({"question": f"how hot is it in {city}"}) for city in cities]
-        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+def folder(write_folder: Callable[..., Path]) -> Path:
+    folder = write_folder(AGENT, REWARD, CONFIG)
     said = [{"role": "user", "content": "how hot is it in Oslo"}, {"role": "assistant", "content": "answer 57"}]
-    (tmp_path / "demos.jsonl").write_text((json.dumps({"messages": said}) + "\n") * 16)
-    return tmp_path
+    (folder / "demos.jsonl").write_text((json.dumps({"messages": said}) + "\n") * 16)
+    return folder
 
 
-def train(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "leyden", "train", "train.toml", *flags]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-
-
-def test_a_run_that_ended_after_its_warm_start_goes_on_from_it(folder: Path) -> None:
+def test_a_run_that_ended_after_its_warm_start_goes_on_from_it(folder: Path, leyden: Leyden) -> None:
     flags = ["--model.lora_rank=64", "--loss.kl=0.1"]
-    done = train(folder, *flags)
+    done = leyden("train", "train.toml", *flags)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "warm start: 10 updates, loss" in done.stdout
     assert "gain by RL" in done.stdout
@@ -78,7 +66,7 @@ def test_a_run_that_ended_after_its_warm_start_goes_on_from_it(folder: Path) -> 
 
     (run / "summary.json").unlink()
     shutil.rmtree(run / "state")
-    done = train(folder, "--resume", *flags)
+    done = leyden("train", "train.toml", "--resume", *flags)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "warm start: found from before" in done.stdout
     second = json.loads((run / "summary.json").read_text())
@@ -87,8 +75,8 @@ def test_a_run_that_ended_after_its_warm_start_goes_on_from_it(folder: Path) -> 
     assert all(torch.allclose(tensor, again[name], atol=1e-5) for name, tensor in weights.items())
 
 
-def test_a_bad_demonstration_is_refused_before_anything_starts(folder: Path) -> None:
+def test_a_bad_demonstration_is_refused_before_anything_starts(folder: Path, leyden: Leyden) -> None:
     (folder / "demos.jsonl").write_text('{"messages": "hello"}\n')
-    done = train(folder)
+    done = leyden("train", "train.toml")
     assert done.returncode == 2
     assert "demos.jsonl, line 1: messages: " in done.stderr

@@ -25,6 +25,7 @@ WAIT_S = 10.0
 """For the records of calls that the hook saw; a call that never comes costs as much, and a reason."""
 PATIENCE_S = 60.0
 """Of waits that end as soon as what they wait for comes."""
+_DAY_S = 86_400.0  # a lease that outlasts a machine that slept
 
 Agent = Callable[[str, str], Awaitable[JsonValue]]
 """An async function of (task, base URL of the model)."""
@@ -117,7 +118,7 @@ class CaptureTrial:
         mode: Mode = "train" if self._gateway else "trace"
         async with self._claiming:
             await self.store.queue([Rollout(id=rollout_id, task=rollout_id, mode=mode)])
-            (claim,) = await self.store.claim("trial", limit=1, lease_s=600)
+            (claim,) = await self.store.claim("trial", limit=1, lease_s=_DAY_S)
         return Scope(rollout_id, 1, server_url or self.server.url, claim.key, gateway=self._gateway)
 
     async def finished(

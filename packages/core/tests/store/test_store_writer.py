@@ -11,6 +11,8 @@ import pytest
 
 from leyden.errors import BadInput, Conflict, NotFound, Unreachable
 from leyden.store import SqlStore
+from leyden.store.engine import open_engine
+from leyden.store.writer import Writer
 from leyden.testing.store_contract import sampled
 from leyden.types import Claim, Request, Rollout
 
@@ -149,3 +151,38 @@ async def test_calls_that_come_at_once_are_stored_but_for_those_that_are_refused
     assert [type(end) for end in ends if end is not None] == [Conflict, NotFound]
     stored = {call.id for call in await store.calls(["one"])}
     assert stored == {"known", "twice", *(f"new-{number}" for number in range(20))}
+
+
+async def test_a_store_that_opens_on_a_lease_that_ran_out_gives_its_rollout_to_the_next(tmp_path: Path) -> None:
+    store = SqlStore.open(tmp_path / "store.sqlite")
+    await store.queue([Rollout(id="one")])
+    await store.claim("ann", limit=1, lease_s=0.001)
+    await store.close()
+    store = SqlStore.open(tmp_path / "store.sqlite")
+    (claim,) = await store.claim("bob", limit=1, lease_s=600, wait_s=60)
+    assert (claim.rollout.id, claim.rollout.attempt) == ("one", 2)
+    await store.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_nobody_waits_for_a_writer_that_an_error_has_ended(tmp_path: Path) -> None:
+    waits, told = threading.Event(), list[object]()
+
+    def changed(topics: object) -> None:
+        told.append(topics)
+        if len(told) == 1:
+            waits.wait()
+            raise LookupError("an error of ours")
+
+    writer = Writer(open_engine(tmp_path / "s.sqlite"), tick=lambda _: None, changed=changed, announce=lambda *_: None)
+    before = writer.submit(lambda connection: connection.dialect.name)
+    writer.start()
+    assert before.result() == "sqlite"
+    meanwhile = writer.submit(lambda connection: None)
+    waits.set()
+    with pytest.raises(Unreachable, match="lost its writer to an error that the log shows: restart the server"):
+        meanwhile.result()
+    with pytest.raises(Unreachable, match="lost its writer"):
+        writer.submit(lambda connection: None)
+    assert len(told) == 2  # who awaits the futures is woken too
+    writer.close()

@@ -23,7 +23,7 @@ def watched_router(store: SqlStore, measures: Measures, version: str) -> APIRout
 
     @router.get("/ready")
     async def ready() -> dict[str, str]:
-        """Whether its store answers and has this version's tables, else 503; needs no key."""
+        """Whether its store reads, writes and has this version's tables, else 503; needs no key."""
         schema = await store.schema()
         if schema != HEAD:
             raise Unreachable(

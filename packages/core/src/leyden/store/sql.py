@@ -50,6 +50,7 @@ class SqlStore:
         self._settling = Settling()
         self._writer = Writer(writing(engine), tick=lifecycle.expire, changed=self._changed, announce=self._announce)
         self._announcements = _announcements(engine, self._heard)
+        self._writer.start()
 
     def _changed(self, touched: Collection[str]) -> None:
         self._settling.tell()
@@ -295,8 +296,8 @@ class SqlStore:
         return await self._read(census)
 
     async def schema(self) -> str | None:
-        """The revision of the tables."""
-        return await self._read(schema_revision)
+        """The revision of the tables, read where writes go: who asks learns too whether these are still done."""
+        return await self._write(schema_revision)
 
     async def delete_rollouts(self, rollout_ids: Sequence[str]) -> None:
         """Delete finished rollouts with all that belongs to them, and free the blocks that nothing else uses.

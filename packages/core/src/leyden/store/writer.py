@@ -4,6 +4,7 @@ Group commit: the price of one durable commit is shared by all writes that arriv
 Operations of one kind that stand side by side run as one; if that fails, each by itself: none fails for another.
 """
 
+import contextlib
 import itertools
 import queue
 import threading
@@ -39,7 +40,7 @@ class _Pending:
 
 
 class Writer:
-    """Runs operations in their order. `tick` runs on the thread at the UNIX time that it returned last, for leases.
+    """Runs operations in their order, once started, and `tick` at the UNIX time that it returned last, for leases.
 
     `changed` hears after each commit which topics (`leyden.store.changes.touch`) it touched; `announce` just before, on
     the connection that is committed, with the time of the next tick.
@@ -59,9 +60,13 @@ class Writer:
         self._announce = announce
         self._next_tick: float | None = 0.0
         self._waiting: queue.SimpleQueue[_Pending | float | None] = queue.SimpleQueue()
+        self._wanted: list[_Pending] = []  # of this commit
         self._door = threading.Lock()
-        self._closed = False
+        self._closed: str | None = None  # why
         self._thread = threading.Thread(target=self._run, name="leyden-store-writer", daemon=True)
+
+    def start(self) -> None:
+        """Begin to write, and to tick; what `changed` and `announce` need must be there."""
         self._thread.start()
 
     def submit(self, operation: Operation[T]) -> "Future[T]":
@@ -82,8 +87,8 @@ class Writer:
 
     def _put(self, pending: _Pending) -> "Future[Any]":
         with self._door:
-            if self._closed:
-                raise Unreachable(f"the store {self._engine.url!r} was closed; nothing more can be written through it")
+            if self._closed is not None:
+                raise self._gone()
             self._waiting.put(pending)
         return pending.future
 
@@ -99,21 +104,45 @@ class Writer:
     def close(self) -> None:
         """Finish what was submitted, then end the thread."""
         with self._door:
-            if not self._closed:
-                self._closed = True
+            if self._closed is None:
+                self._closed = "was closed"
                 self._waiting.put(None)
         self._thread.join()
 
+    def _gone(self) -> Unreachable:
+        return Unreachable(f"the store {self._engine.url!r} {self._closed}; nothing more can be written through it")
+
     def _run(self) -> None:
+        try:
+            self._write()
+        finally:
+            self._end()
+
+    def _write(self) -> None:
         open_for_more = True
         while open_for_more:
             taken, open_for_more = self._take()
             # Whoever gave up waiting before we began wants nothing written; from here on it cannot give up.
-            wanted = [pending for pending in taken if pending.future.set_running_or_notify_cancel()]
+            self._wanted = [pending for pending in taken if pending.future.set_running_or_notify_cancel()]
             if self._next_tick is not None and self._next_tick <= time.time():
-                wanted.append(_Pending(self._run_tick))
-            if wanted:
-                self._changed(self._commit(wanted))
+                self._wanted.append(_Pending(self._run_tick))
+            if self._wanted:
+                self._changed(self._commit(self._wanted))
+
+    def _end(self) -> None:
+        """Nobody waits for ever: if the thread ends of an error of its own, all who wait and all who come hear it."""
+        with self._door:
+            self._closed = self._closed or "lost its writer to an error that the log shows: restart the server"
+        left = [pending.future for pending in self._wanted if not pending.future.done()]
+        with contextlib.suppress(queue.Empty):
+            while True:
+                item = self._waiting.get_nowait()
+                if isinstance(item, _Pending) and item.future.set_running_or_notify_cancel():
+                    left.append(item.future)
+        for future in left:
+            future.set_exception(self._gone())
+        if left:
+            self._changed(())
 
     def _run_tick(self, connection: Connection) -> None:
         self._next_tick = time.time() + _TICK_AGAIN_S

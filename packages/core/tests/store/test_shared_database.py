@@ -1,6 +1,8 @@
 """Several stores on one PostgreSQL database, as of several servers: they hear each other, and outlive it."""
 
 import asyncio
+import random
+import sys
 from collections.abc import AsyncIterator
 
 import psycopg
@@ -114,6 +116,19 @@ async def test_blocks_that_servers_share_are_counted_exactly(stores: tuple[SqlSt
     assert ask(database, "SELECT refs FROM blocks") != []
     await asyncio.gather(*(store.delete_rollouts([name]) for store, name in zip(stores, names, strict=True)))
     assert ask(database, "SELECT refs FROM blocks") == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the files of other processes")
+async def test_a_full_disk_is_one_clear_error_and_writing_goes_on_after_it(
+    stores: tuple[SqlStore, SqlStore], postgres: PostgresServer
+) -> None:
+    one, two = stores
+    await one.queue([Rollout(id="before")])
+    big = [Rollout(id=f"big-{n}", task=random.Random(n).randbytes(200_000).hex()) for n in range(100)]
+    with postgres.full_disk(), pytest.raises(Unreachable, match="the store could not write: could not extend file"):
+        await one.queue(big)
+    await two.queue([Rollout(id="after")])
+    assert [rollout.id for rollout in (await one.rollouts()).rollouts] == ["before", "after"]
 
 
 async def test_what_postgres_cannot_hold_is_refused_in_words(stores: tuple[SqlStore, SqlStore]) -> None:

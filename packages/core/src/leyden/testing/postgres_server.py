@@ -26,6 +26,7 @@ _NOBODY = 65534
 # fsync guards against the loss of the operating system, which no test brings about; it costs seconds on a busy disk.
 _OPTIONS = ("-h", "", "-c", "fsync=off", "-c", "logging_collector=off", "-c", "max_connections=100")
 _PATIENCE_S = 60.0
+_FULL_BYTES = 17 << 20  # a segment of the log, which is written in any case, has 16 MiB
 
 
 class PostgresServer:
@@ -73,6 +74,24 @@ class PostgresServer:
         assert self._process is not None
         self._process.send_signal(signal.SIGQUIT)
         self._process.wait()
+
+    @contextmanager
+    def full_disk(self) -> Generator[None]:
+        """While the block runs, no file of the server grows beyond a segment of its log. Linux, with util-linux."""
+        self._limit_files(str(_FULL_BYTES))
+        try:
+            yield
+        finally:
+            self._limit_files("unlimited")
+
+    def _limit_files(self, size: str) -> None:
+        """Of the server's processes, which those to come inherit."""
+        assert self._process is not None
+        postmaster = self._process.pid
+        children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+        for process in (str(postmaster), *children):  # as their own user: root in a container may not
+            command = ["prlimit", "--pid", process, f"--fsize={size}:"]
+            subprocess.run(command, cwd=self._folder, check=False, **self._as)
 
     def database(self) -> str:
         """The URL of a new database."""

@@ -69,7 +69,7 @@ async def heldout_scores(folder: Path, steps: list[int], num_tasks: int) -> list
     store = SqlStore.open(folder / "store.sqlite")
     found = []
     for step in steps:
-        ids = [f"{folder.name}-h{step}-{number}" for number in range(1, num_tasks + 1)]
+        ids = [f"{folder.name}-h{step}-{number}-r0" for number in range(1, num_tasks + 1)]
         total = dict.fromkeys(ids, 0.0)
         for reward in await store.rewards(ids):
             if reward.agent is None and reward.call_id is None:

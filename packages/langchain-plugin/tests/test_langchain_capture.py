@@ -304,3 +304,24 @@ async def test_a_tools_exception_without_words_reaches_the_agent_and_the_record(
     assert [type(error) for error in raised] == [Wordless]
     ((use,),) = (call.tools for call in captured.calls)
     assert (use.name, use.error) == ("look", "Wordless: its text cannot be had, as its __str__ raised RuntimeError")
+
+
+async def test_a_tool_is_on_record_with_what_it_was_given_not_with_what_it_made_of_it(tmp_path: Path) -> None:
+    @tool
+    def drain(items: list[int]) -> int:
+        """Empty the list."""
+        count = len(items)
+        items.clear()
+        return count
+
+    def script(body: Any, headers: Any) -> Reply:
+        asked = body["messages"][-1]["role"] == "user"
+        return Reply(tool_calls=[("drain", {"items": [1, 2, 3]})]) if asked else Reply("3")
+
+    async def agent(_: str, url: str) -> str:
+        graph = create_agent(model(url), [drain], name="solver")
+        return (await graph.ainvoke({"messages": [HumanMessage("go")]}))["messages"][-1].text
+
+    captured = await run(tmp_path, script, agent)
+    ((use,),) = (call.tools for call in captured.calls if call.tools)
+    assert (use.name, use.arguments, use.result) == ("drain", {"items": [1, 2, 3]}, "3")

@@ -63,8 +63,8 @@ def _patched(original: Any) -> Any:
 
 def _routed(client: Any, options: Any) -> Any:
     """The request's options as they are to be sent."""
-    path = next((path for path in _PATHS if str(options.url).endswith(path)), None)
-    if path is None:
+    url = str(options.url)
+    if not url.endswith(_PATHS):
         return options
     scope = current_scope()
     if scope is None:
@@ -80,7 +80,7 @@ def _routed(client: Any, options: Any) -> Any:
             "before the agent function returns"
         )
     try:
-        return _marked(client, options, path, scope)
+        return _marked(client, options, next(path for path in _PATHS if url.endswith(path)), scope)
     except Exception as error:  # the capture boundary
         _log.exception("the openai hook failed")
         scope.losses.append(f"the openai hook failed: {exception_text(error)}")
@@ -101,10 +101,8 @@ def _marked(client: Any, options: Any, path: str, scope: Scope) -> Any:
         _note_context(call_id, path, data, structure, scope)
         return options
     scope.call_ids.append(call_id)
-    routed = options.model_copy()
-    routed.url = f"{scope.server_url}/v1{path}"
-    routed.headers = _headers(client, options, call_id, structure, scope)
-    return routed
+    headers = _headers(client, options, call_id, structure, scope)
+    return options.model_copy(update={"url": f"{scope.server_url}/v1{path}", "headers": headers})
 
 
 def _headers(client: Any, options: Any, call_id: str, structure: Structure | None, scope: Scope) -> dict[str, Any]:
@@ -121,8 +119,14 @@ def _headers(client: Any, options: Any, call_id: str, structure: Structure | Non
     if "azure" in type(client).__name__.lower():
         headers["api-key"] = scope.key  # else the client would put its own there
     if structure is not None:
-        headers["X-Leyden-Structure"] = quote(structure.model_dump_json(exclude_defaults=True), _HEADER_SAFE)
+        headers["X-Leyden-Structure"] = _header_text(structure.model_dump_json(exclude_defaults=True))
     return headers
+
+
+def _header_text(text: str) -> str:
+    """Percent-encoded, where a header could not hold it as it is."""
+    plain = text.isascii() and text.isprintable() and "%" not in text
+    return text if plain else quote(text, _HEADER_SAFE)
 
 
 def _note_context(call_id: str, path: str, data: dict[str, Any], structure: Structure | None, scope: Scope) -> None:

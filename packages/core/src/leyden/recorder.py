@@ -8,10 +8,11 @@ import os
 import queue
 import threading
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import httpx
 
+from leyden.exception_text import exception_text
 from leyden.scope import Scope
 from leyden.trust import trusted
 from leyden.types import Call, Reward
@@ -24,7 +25,9 @@ _LINGER_S = 0.02
 """How long the first record of a batch waits for others."""
 _TIMEOUT_S = 10.0
 
-Item = tuple[Scope, Call | Reward]
+Record = Call | Reward | Callable[[], Call]
+"""What is to be sent, or what makes it, on the recorder's thread: it may hold only what nobody changes any more."""
+Item = tuple[Scope, Record]
 
 
 class Recorder:
@@ -35,42 +38,39 @@ class Recorder:
 
     def begin(self) -> None:
         """Start empty. So does the child of a fork: the thread is its parent's, which sends what waited until then."""
-        self._waiting: queue.Queue[Item | threading.Event] = queue.Queue(_CAPACITY)
+        self._waiting: queue.SimpleQueue[Item | threading.Event] = queue.SimpleQueue()
         self._hurry = threading.Event()
         """Set while somebody waits in `flush`."""
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def record(self, scope: Scope, item: Call | Reward) -> None:
+    def record(self, scope: Scope, record: Record) -> None:
         """Take a partial call or a reward of this scope; never blocks."""
         if scope.server_url is None:
             return
-        self._start()
-        try:
-            self._waiting.put_nowait((scope, item))
-        except queue.Full:
-            scope.losses.append(f"the capture queue of {_CAPACITY} records is full; {item.id} was not recorded")
+        if self._thread is None:
+            self._start()
+        if self._waiting.qsize() < _CAPACITY:  # threads that look at the same time may put in a few more
+            self._waiting.put((scope, record))
+        else:
+            lost = record.id if isinstance(record, Call | Reward) else "what an adapter saw of a call"
+            scope.losses.append(f"the capture queue of {_CAPACITY} records is full; {lost} was not recorded")
 
     def flush(self, scope: Scope, timeout_s: float) -> None:
         """Wait until what was recorded before has been sent; what takes longer is a loss of `scope`."""
         if self._thread is None:
             return
         sent = threading.Event()
-        try:
-            self._waiting.put(sent, timeout=timeout_s)
-        except queue.Full:
-            scope.losses.append(f"the capture queue stayed full for {timeout_s:g} s")
-            return
+        self._waiting.put(sent)
         self._hurry.set()
         if not sent.wait(timeout_s):
             scope.losses.append(f"the server took longer than {timeout_s:g} s to record what was captured")
 
     def _start(self) -> None:
-        if self._thread is None:
-            with self._lock:
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._run, name="leyden-recorder", daemon=True)
-                    self._thread.start()
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="leyden-recorder", daemon=True)
+                self._thread.start()
 
     def _run(self) -> None:
         with httpx.Client(timeout=_TIMEOUT_S, trust_env=False, verify=trusted()) as client:
@@ -104,10 +104,20 @@ class Recorder:
 def _by_scope(items: Sequence[Item]) -> list[tuple[Scope, list[Call | Reward]]]:
     scopes: dict[int, Scope] = {}
     records: dict[int, list[Call | Reward]] = defaultdict(list)
-    for scope, item in items:
-        scopes[id(scope)] = scope
-        records[id(scope)].append(item)
+    for scope, record in items:
+        made = record if isinstance(record, Call | Reward) else _made(scope, record)
+        if made is not None:
+            scopes[id(scope)] = scope
+            records[id(scope)].append(made)
     return [(scopes[key], records[key]) for key in scopes]
+
+
+def _made(scope: Scope, make: Callable[[], Call]) -> Call | None:
+    try:
+        return make()
+    except Exception as error:  # the capture boundary: what an adapter could not word is a loss of its rollout
+        scope.losses.append(f"a record could not be made: {exception_text(error)}")
+        return None
 
 
 def _send(client: httpx.Client, scope: Scope, records: Sequence[Call | Reward]) -> None:

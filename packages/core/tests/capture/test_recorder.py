@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -95,7 +96,27 @@ async def test_a_full_queue_is_a_loss_that_names_the_record(trial: CaptureTrial)
         recorder.record(scope, last)
         assert scope.losses == [f"the capture queue of {CAPACITY} records is full; {last.id} was not recorded"]
         recorder.flush(scope, 0.0)
-        assert scope.losses[1:] == ["the capture queue stayed full for 0 s"]
+        assert scope.losses[1:] == ["the server took longer than 0 s to record what was captured"]
+
+
+async def test_what_makes_a_record_runs_on_the_recorders_thread_and_its_failure_is_a_loss(trial: CaptureTrial) -> None:
+    scope = await trial.claimed("a")
+    ran_on: list[str] = []
+
+    def make() -> Call:
+        ran_on.append(threading.current_thread().name)
+        return call_of(scope)
+
+    def fail() -> Call:
+        raise LookupError("no such field")
+
+    recorder.record(scope, make)
+    recorder.record(scope, fail)
+    recorder.record(scope, make)
+    recorder.flush(scope, PATIENCE_S)
+    assert ran_on == ["leyden-recorder"] * 2
+    assert scope.losses == ["a record could not be made: LookupError: no such field"]
+    assert len(await trial.store.calls(["a"])) == 2
 
 
 async def test_a_server_that_takes_too_long_is_a_loss(trial: CaptureTrial) -> None:

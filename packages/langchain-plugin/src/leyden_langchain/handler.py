@@ -6,6 +6,7 @@ readable call, as LangChain saw it; there are then no tokens.
 
 import time
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, cast
 from uuid import UUID
 
@@ -153,7 +154,7 @@ class LeydenCallbackHandler(BaseCallbackHandler):
         arguments = more.get("inputs")
         run.request = {
             "name": more.get("name") or (serialized or {}).get("name") or "",
-            "arguments": input_str if arguments is None else arguments,
+            "arguments": input_str if arguments is None else _readable(arguments),
         }
         self.runs.begin_tool(run)
 
@@ -174,25 +175,15 @@ class LeydenCallbackHandler(BaseCallbackHandler):
     def _send_tool(self, run: Run | None, result: Any, error: str | None, *, handoff: bool = False) -> None:
         if run is None or run.scope is None or run.asker is None:
             return
-        use = ToolUse(
-            id=str(run.id),
-            kind="handoff" if handoff else "agent" if run.ran_agent else "function",
-            tool_call_id=run.tool_call_id,
-            name=run.request["name"],
-            arguments=_readable(run.request["arguments"]),
-            result=result,
-            error=error,
-            started_at=run.started_at,
-            finished_at=time.time(),
-        )
-        recorder.record(run.scope, _partial(run.asker, run, run.scope, tools=(use,)))
+        kind = "handoff" if handoff else "agent" if run.ran_agent else "function"
+        told = {"kind": kind, "result": result, "error": error, "finished_at": time.time()}
+        recorder.record(run.scope, partial(_tool_record, run.asker, run, run.scope, told))
 
     def _send(self, run: Run, scope: Scope, outcome: Any, error: str | None, response: LLMResult | None) -> None:
         if scope.gateway:
             # It is among the latest, or its model passes through.
             if run.call_id is not None and run.call_id in reversed(scope.call_ids):
-                structure = Structure(outcome=outcome, error=error)
-                recorder.record(scope, _partial(run.call_id, run, scope, structure=structure))
+                recorder.record(scope, partial(_outcome_record, run.call_id, run, scope, outcome, error))
             return
         structure = self.runs.structure(run).model_copy(update={"outcome": outcome, "error": error})
         status: CallStatus = "ok" if outcome == "returned" else "cancelled" if outcome == "cancelled" else "error"
@@ -206,9 +197,20 @@ class LeydenCallbackHandler(BaseCallbackHandler):
             usage=_usage(response),
         )
         call_id = run.call_id or new_id()
-        call = _partial(call_id, run, scope, structure=structure, request=_request(run.request), attempts=(attempt,))
+        request = _request(run.request or {})
+        call = _partial(call_id, run, scope, structure=structure, request=request, attempts=(attempt,))
         scope.call_ids.append(call_id)
         recorder.record(scope, call)
+
+
+def _tool_record(asker: str, run: Run, scope: Scope, told: dict[str, Any]) -> Call:
+    asked = run.request or {}
+    use = ToolUse(id=str(run.id), tool_call_id=run.tool_call_id, started_at=run.started_at, **asked, **told)
+    return _partial(asker, run, scope, tools=(use,))
+
+
+def _outcome_record(call_id: str, run: Run, scope: Scope, outcome: Any, error: str | None) -> Call:
+    return _partial(call_id, run, scope, structure=Structure(outcome=outcome, error=error))
 
 
 def _partial(call_id: str, run: Run, scope: Scope, **fields: Any) -> Call:
@@ -234,6 +236,9 @@ def _tool_call_ids(response: LLMResult) -> list[str]:
 
 
 def _readable(value: Any) -> Any:
+    """What JSON can hold of a value, in a copy that nobody else changes."""
+    if value is None or type(value) in (str, bool, int):
+        return value
     return to_jsonable_python(value, serialize_unknown=True, inf_nan_mode="strings")
 
 

@@ -1,7 +1,7 @@
 """What LangChain's callbacks say of the runs that are under way: a tree of chains, tools and model calls."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 from weakref import WeakKeyDictionary
@@ -12,7 +12,7 @@ from leyden.types import Structure
 __all__ = ["Run", "Runs"]
 
 
-@dataclass
+@dataclass(slots=True)
 class Run:
     """One run of a chain, a tool or a model."""
 
@@ -29,7 +29,8 @@ class Run:
     """The Leyden call of a model run, once the hook has seen it."""
     is_tool: bool = False
     scope: Scope | None = None
-    request: dict[str, Any] = field(default_factory=dict[str, Any])
+    request: dict[str, Any] | None = None
+    """Of a tool run its name and arguments; of a traced model run what was asked."""
     started_at: float = 0.0
 
 
@@ -51,7 +52,7 @@ class Runs:
         self.begin(run)
         tool = next((above for above in self.upwards(run) if above.is_tool), None)
         if tool is not None and not tool.ran_agent:
-            tool.ran_agent = self._agent(run) != self._agent(tool)
+            tool.ran_agent = self._place(run)[0] != self._place(tool)[0]
 
     def begin_tool(self, run: Run) -> None:
         """A tool run has started. Who asked is settled now: some servers give the same ids again and again."""
@@ -61,8 +62,9 @@ class Runs:
 
     def end(self, run_id: UUID) -> Run | None:
         """A run has ended; None if its start was not seen."""
-        for key in [key for key in tuple(self._handoffs) if key[0] == run_id]:
-            self._handoffs.pop(key, None)
+        if self._handoffs:
+            for key in [key for key in tuple(self._handoffs) if key[0] == run_id]:
+                self._handoffs.pop(key, None)
         return self._runs.pop(run_id, None)
 
     def get(self, run_id: UUID) -> Run | None:
@@ -91,13 +93,14 @@ class Runs:
     def structure(self, run: Run) -> Structure:
         """Who makes this model call."""
         node = run.metadata.get("langgraph_node")
+        agent, parent = self._place(run)
         return Structure(
             framework="langgraph" if node else "langchain",
-            agent=self._agent(run),
+            agent=agent,
             node=node,
             step=run.metadata.get("langgraph_step"),
             namespace=_namespace(run),
-            parent=next((call for above in self.upwards(run) if (call := self._led_by(above))), None),
+            parent=parent,
             run_id=str(run.id),
         )
 
@@ -107,17 +110,23 @@ class Runs:
             return run.asker
         return self._handoffs.get((run.parent_id, run.metadata.get("langgraph_node") or ""))
 
-    def _agent(self, run: Run) -> tuple[str, ...]:
-        """Names of the agents, the outermost first; in a graph that names none, its nodes are the agents."""
+    def _place(self, run: Run) -> tuple[tuple[str, ...], str | None]:
+        """Names of the agents, the outermost first, and the call that led here.
+
+        In a graph that names no agents, its nodes are the agents.
+        """
         names: list[str] = []
+        parent: str | None = None
         for above in self.upwards(run):
             name = above.metadata.get("lc_agent_name")
             if name and (not names or names[-1] != name):
                 names.append(name)
+            if parent is None:
+                parent = self._led_by(above)
         if names:
-            return tuple(reversed(names))
+            return tuple(reversed(names)), parent
         namespace = _namespace(run)
-        return tuple(part.partition(":")[0] for part in namespace.split("|")) if namespace else ()
+        return tuple(part.partition(":")[0] for part in namespace.split("|")) if namespace else (), parent
 
 
 def _namespace(run: Run) -> str | None:

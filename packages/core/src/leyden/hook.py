@@ -27,6 +27,8 @@ _HEADER_SAFE = " !\"#$&'()*+,/:;<=>?@[\\]^`{|}"
 """What a header may hold as it is: all of ASCII's visible characters but the escape's own %."""
 _originals: dict[type, Any] = {}
 _require_scope = False
+_omitted: Any = None
+"""The client's own sign for a header that is not to be sent."""
 
 
 def install_hook(*, require_scope: bool) -> None:
@@ -35,12 +37,14 @@ def install_hook(*, require_scope: bool) -> None:
     Args:
         require_scope: refuse model calls outside any rollout (where rollouts share a process).
     """
-    global _require_scope
+    global _require_scope, _omitted
     _require_scope = require_scope
     if _originals or importlib.util.find_spec("openai") is None:
         return
+    from openai import Omit
     from openai._base_client import AsyncAPIClient, SyncAPIClient
 
+    _omitted = Omit()
     for client in (SyncAPIClient, AsyncAPIClient):
         _originals[client] = client.request
         setattr(client, "request", _patched(client.request))  # noqa: B010  # pyright would want overloads repeated
@@ -107,15 +111,16 @@ def _marked(client: Any, options: Any, path: str, scope: Scope) -> Any:
 
 def _headers(client: Any, options: Any, call_id: str, structure: Structure | None, scope: Scope) -> dict[str, Any]:
     """Ours in the place of the agent's: none of its secrets may reach the gateway, in whatever header they travel."""
-    from openai import Omit
-
     own = _mapping(options.headers)
+    headers: dict[str, Any] = {"OpenAI-Organization": _omitted, "OpenAI-Project": _omitted}
     # `_custom_headers` are those that the agent gave to the client, under any name.
-    given: dict[str, Any] = getattr(client, "_custom_headers", {})
-    names = {"OpenAI-Organization", "OpenAI-Project", *own, *given}
-    headers: dict[str, Any] = {name: Omit() for name in names if not name.lower().startswith(_KEPT)}
-    headers |= {name: value for name, value in own.items() if name.lower().startswith(_KEPT)}
-    headers |= {"Authorization": f"Bearer {scope.key}", "X-Leyden-Call": call_id}
+    for name in getattr(client, "_custom_headers", ()):
+        if not name.lower().startswith(_KEPT):
+            headers[name] = _omitted
+    for name, value in own.items():
+        headers[name] = value if name.lower().startswith(_KEPT) else _omitted
+    headers["Authorization"] = f"Bearer {scope.key}"
+    headers["X-Leyden-Call"] = call_id
     if "azure" in type(client).__name__.lower():
         headers["api-key"] = scope.key  # else the client would put its own there
     if structure is not None:

@@ -21,7 +21,7 @@ __all__ = ["Recorder", "recorder"]
 
 _CAPACITY = 10_000
 _MOST = 200
-_LINGER_S = 0.02
+_LINGER_S = 0.1
 """How long the first record of a batch waits for others."""
 _TIMEOUT_S = 10.0
 

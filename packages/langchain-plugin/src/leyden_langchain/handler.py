@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any, cast
 from uuid import UUID
+from weakref import WeakSet
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import BaseMessage, convert_to_openai_messages
@@ -26,6 +27,7 @@ __all__ = ["LeydenCallbackHandler", "install_handler", "model_run"]
 model_run: ContextVar[UUID | None] = ContextVar("leyden_langchain_model_run", default=None)
 """The model run whose request comes next in this context."""
 _installed: "LeydenCallbackHandler | None" = None
+_handlers: "WeakSet[LeydenCallbackHandler]" = WeakSet()
 
 
 def install_handler(handler: "LeydenCallbackHandler | None") -> None:
@@ -34,6 +36,8 @@ def install_handler(handler: "LeydenCallbackHandler | None") -> None:
     _installed = handler
     if handler is not None:
         handler.by_hand = False
+    for other in _handlers:
+        other.heed()
 
 
 class LeydenCallbackHandler(BaseCallbackHandler):
@@ -43,35 +47,20 @@ class LeydenCallbackHandler(BaseCallbackHandler):
     """
 
     run_inline = True  # in the caller's own context and order; everything here only enqueues
+    # LangChain looks at these before each event: of chains, of completion and of chat models, and of tools. They are
+    # plain attributes, where its base class has properties, and `heed` sets them.
+    ignore_chain = ignore_llm = ignore_chat_model = ignore_agent = False  # type: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
 
     def __init__(self) -> None:
         self.runs = Runs()
         self.by_hand = True
+        _handlers.add(self)
+        self.heed()
 
-    @property
-    def ignored(self) -> bool:
-        """Whether another handler captures in its place; the adapter's own is ignored once it is uninstalled."""
-        return _installed is not self and (_installed is not None or not self.by_hand)
-
-    @property
-    def ignore_chain(self) -> bool:
-        """LangChain asks before it calls."""
-        return self.ignored
-
-    @property
-    def ignore_llm(self) -> bool:
-        """As above, for completion models."""
-        return self.ignored
-
-    @property
-    def ignore_chat_model(self) -> bool:
-        """As above, for chat models."""
-        return self.ignored
-
-    @property
-    def ignore_agent(self) -> bool:
-        """As above, for tools."""
-        return self.ignored
+    def heed(self) -> None:
+        """Ignore all events where another handler captures in this one's place, or this one was uninstalled."""
+        ignored = _installed is not self and (_installed is not None or not self.by_hand)
+        vars(self).update(dict.fromkeys(("ignore_chain", "ignore_llm", "ignore_chat_model", "ignore_agent"), ignored))
 
     def on_chain_start(
         self, serialized: Any, inputs: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **more: Any

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 import workload
 
 from leyden.client import HttpStore
+from leyden.store.protocol import Store
 from leyden.types import Attempt, Call, Choice, Claim, Outcome, Request, Reward, Rollout
 
 
 class OurKeeper:
     """Each call is a record of its own, as the peers' spans are; what gathers records in batches is not used."""
 
-    def __init__(self, store: HttpStore) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
 
     async def queue(self, number: int) -> list[str]:

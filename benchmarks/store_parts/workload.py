@@ -19,7 +19,7 @@ SAMPLED = [(place * 7919) % 150000 for place in range(50)]
 LOGPROBS = [-(place * 37 % 1000) / 1024 for place in range(50)]
 QUESTION = " ".join(f"w{place * 7919 % 9973}" for place in range(200))
 ANSWER = " ".join(f"word{place}" for place in range(50))
-"""A call is a prompt of 300 tokens and an answer of 50 with log probabilities; the first prompt token is the call's own."""
+"""A call: a prompt of 300 tokens, the first of them its own, and an answer of 50 with log probabilities."""
 
 
 class Keeper(Protocol):

@@ -11,6 +11,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -67,17 +68,32 @@ def lightning_memory(_: Path, shapes: list[list[int]], limit_s: float) -> dict:
     return _told([sys.executable, str(PARTS / "lightning.py"), "memory", json.dumps(shapes), "1"], limit_s)
 
 
-STORES: dict[str, Callable[[Path, list[list[int]], float], dict]] = {
+def lightning_v1(folder: Path, shapes: list[list[int]], limit_s: float, *, checkout: Path) -> dict:
+    """The workload on Agent Lightning v1's gateway, from a checkout."""
+    port, log = doors.free_port(), folder / "lightning_v1.log"
+    command = [sys.executable, "-m", "agentlightning.server", "host=127.0.0.1", f"port={port}", "hydra.run.dir=."]
+    with doors.process(command, log, {"PYTHONPATH": str(checkout)}) as child:
+        doors.until(child, log, lambda _: doors.answers(f"http://127.0.0.1:{port}/healthz"), 60)
+        before = _used_bytes(child.pid)
+        url = f"http://127.0.0.1:{port}"
+        figures = _told([sys.executable, str(PARTS / "lightning_v1.py"), url, json.dumps(shapes), "1"], limit_s)
+        figures["memory"] = (_used_bytes(child.pid) - before) / figures["calls"]
+    return figures
+
+
+Store = Callable[[Path, list[list[int]], float], dict]
+STORES: dict[str, Store] = {
     "leyden, on disk": leyden,
     "agentlightning 0.3.0, client-server": lightning_server,
     "agentlightning 0.3.0, in process": lightning_memory,
 }
-OURS, PEER = list(STORES)[:2]
+V1 = "agentlightning v1, its gateway"
+OURS, PEER, _ = STORES
 
 
-def compare(folder: Path, shapes: list[list[int]], rounds: int) -> float:
-    """Print how the stores do, shape by shape; the least of our factors over the client-server store."""
-    turns = {name: [run(folder, shapes, 540) for _ in range(rounds)] for name, run in STORES.items()}
+def compare(folder: Path, stores: dict[str, Store], shapes: list[list[int]], rounds: int) -> dict[str, float]:
+    """Print how the stores do, shape by shape; the least of our factors over each store that is behind HTTP."""
+    turns = {name: [run(folder, shapes, 540) for _ in range(rounds)] for name, run in stores.items()}
 
     def median(name: str, *path: str | int) -> float:
         values = []
@@ -97,8 +113,11 @@ def compare(folder: Path, shapes: list[list[int]], rounds: int) -> float:
         disk = f"{median(name, 'disk'):.0f}" if "disk" in its[0] else "-"
         print(f"| {name} | {rates} | {ingest:.0f} | {waits} | {median(name, 'memory'):.0f} | {disk} |")
     rows = [("rows", place, column) for place in range(len(shapes)) for column in (2, 3)]
-    factors = [median(OURS, *row) / median(PEER, *row) for row in rows]
-    return min(*factors, median(PEER, "wait_ms", 0) / median(OURS, "wait_ms", 0))
+    least: dict[str, float] = {}
+    for peer in turns.keys() & {PEER, V1}:
+        factors = [median(OURS, *row) / median(peer, *row) for row in rows]
+        least[peer] = min(*factors, median(peer, "wait_ms", 0) / median(OURS, "wait_ms", 0))
+    return least
 
 
 def grow(folder: Path, sizes: list[int], rounds: int) -> tuple[str, float]:
@@ -121,15 +140,20 @@ def main() -> int:
     parser.add_argument("--shapes", default=json.dumps(SHAPES), help="[[rollouts in flight, calls of each], ...]")
     parser.add_argument("--sizes", default="[1000, 100000, 1000000]", help="stored rollouts; [] leaves growth out")
     parser.add_argument("--repeats", type=int, default=60, help="of each operation at each size")
+    parser.add_argument("--agentlightning-v1", type=Path, metavar="DIR", help="a checkout of Agent Lightning 1.x")
     arguments = parser.parse_args()
+    stores = dict(STORES)
+    if arguments.agentlightning_v1:
+        stores[V1] = partial(lightning_v1, checkout=arguments.agentlightning_v1.resolve())
     with doors.folder() as folder:
-        factor = compare(folder, json.loads(arguments.shapes), arguments.rounds)
+        factors = compare(folder, stores, json.loads(arguments.shapes), arguments.rounds)
         sizes = json.loads(arguments.sizes)
         worst, growth = grow(folder, sizes, arguments.repeats) if sizes else ("nothing", 1.0)
-    met = factor > 1 and growth <= MOST_GROWTH
+    met = min(factors.values()) > 1 and growth <= MOST_GROWTH
+    ahead = ", ".join(f"{factor:.2f} times {name}" for name, factor in factors.items())
     print(
-        f"at least {factor:.1f} times the client-server store in every row (required more than 1, aimed at "
-        f"{AIMED_FACTOR:g}); {worst} costs {growth:.2f} times its cost at the least size (required {MOST_GROWTH:g}): "
+        f"in its worst row {ahead} (required more than 1, aimed at {AIMED_FACTOR:g} for 0.3.0); "
+        f"{worst} costs {growth:.2f} times its cost at the least size (required {MOST_GROWTH:g}): "
         f"{'met' if met else 'missed'}"
     )
     return 0 if met else 1

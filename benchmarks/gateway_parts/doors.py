@@ -82,7 +82,7 @@ def until(child: subprocess.Popen, log: Path, ready: Callable[[str], bool], limi
     raise CannotStart(f"it did not come up: {told[-1][:200]}")
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
     try:
         urllib.request.urlopen(url, timeout=2)
     except urllib.error.HTTPError:
@@ -131,7 +131,7 @@ def litellm(folder: Path, direct: Door) -> Iterator[Door]:
         raise CannotStart("litellm is not installed beside this Python; `make bench-gateway` installs it")
     command = [str(program), "--config", str(config), "--port", str(port), "--host", "127.0.0.1"]
     with process(command, log) as child:
-        until(child, log, lambda _: _answers(f"http://127.0.0.1:{port}/health/liveliness"), 120)
+        until(child, log, lambda _: answers(f"http://127.0.0.1:{port}/health/liveliness"), 120)
         client = {"base_url": f"http://127.0.0.1:{port}/v1", "api_key": "none"}
         yield Door("litellm", [client] * CLIENTS, child.pid)
 
@@ -157,7 +157,7 @@ def lightning_v1(folder: Path, direct: Door, checkout: Path) -> Iterator[Door]:
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "agentlightning.server", "host=127.0.0.1", f"port={port}", "hydra.run.dir=."]
     with process([*command, "default_proxy.model_name=stub"], log, {"PYTHONPATH": str(checkout)}) as child:
-        until(child, log, lambda _: _answers(f"{url}/healthz"), 60)
+        until(child, log, lambda _: answers(f"{url}/healthz"), 60)
         _request("POST", f"{url}/api/models", [{"model": "stub", "endpoint": direct.clients[0]["base_url"]}])
         queued = [{"input": place, "rollout_id": f"r{place}"} for place in range(CLIENTS)]
         _request("POST", f"{url}/api/rollouts", queued)

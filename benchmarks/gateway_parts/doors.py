@@ -36,7 +36,7 @@ class Door:
     streams: bool = True
 
 
-def _port() -> int:
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as free:
         return free.getsockname()[1]
 
@@ -66,7 +66,7 @@ def process(command: list[str], log: Path, env: dict[str, str] | None = None) ->
             child.wait()
 
 
-def _until(child: subprocess.Popen, log: Path, ready: Callable[[str], bool], limit_s: float) -> str:
+def until(child: subprocess.Popen, log: Path, ready: Callable[[str], bool], limit_s: float) -> str:
     """The log once `ready` says so of it.
 
     Raises:
@@ -82,7 +82,7 @@ def _until(child: subprocess.Popen, log: Path, ready: Callable[[str], bool], lim
     raise CannotStart(f"it did not come up: {told[-1][:200]}")
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
     try:
         urllib.request.urlopen(url, timeout=2)
     except urllib.error.HTTPError:
@@ -97,17 +97,17 @@ def policy(folder: Path) -> Iterator[Door]:
     """The stub policy server itself: the direct way."""
     log = folder / "policy.log"
     with process([OURS, str(PARTS / "policy.py")], log) as child:
-        port = int(_until(child, log, lambda told: told.endswith("\n"), 20))
+        port = int(until(child, log, lambda told: told.endswith("\n"), 20))
         yield Door("direct", [{"base_url": f"http://127.0.0.1:{port}/v1", "api_key": "none"}] * CLIENTS, child.pid)
 
 
 @contextmanager
 def leyden(folder: Path, direct: Door) -> Iterator[Door]:
     """`leyden serve` as users start it: SQLite on disk, every answer committed before it is given."""
-    log, key, port = folder / "leyden.log", "benchmark-key", _port()
+    log, key, port = folder / "leyden.log", "benchmark-key", free_port()
     command = [OURS, "-m", "leyden", "serve", "--store", str(folder / "store.sqlite"), "--port", str(port)]
     with process(command, log, {"LEYDEN_KEY": key}) as child:
-        _until(child, log, lambda told: "serving on" in told, 30)
+        until(child, log, lambda told: "serving on" in told, 30)
         url = f"http://127.0.0.1:{port}"
         endpoint = {"id": "policy", "url": direct.clients[0]["base_url"], "model": "stub", "version": 1}
         _request("PUT", f"{url}/api/endpoints/policy", endpoint, key=key)
@@ -121,7 +121,7 @@ def leyden(folder: Path, direct: Door) -> Iterator[Door]:
 @contextmanager
 def litellm(folder: Path, direct: Door) -> Iterator[Door]:
     """LiteLLM's proxy, which records nothing."""
-    log, port, config = folder / "litellm.log", _port(), folder / "litellm.yaml"
+    log, port, config = folder / "litellm.log", free_port(), folder / "litellm.yaml"
     model = {"model": "hosted_vllm/stub", "api_base": direct.clients[0]["base_url"], "api_key": "none"}
     settings = {"dangerously_permit_weak_or_unset_master_key": True}  # it may skip its check of keys
     models = [{"model_name": "stub", "litellm_params": model}]
@@ -131,7 +131,7 @@ def litellm(folder: Path, direct: Door) -> Iterator[Door]:
         raise CannotStart("litellm is not installed beside this Python; `make bench-gateway` installs it")
     command = [str(program), "--config", str(config), "--port", str(port), "--host", "127.0.0.1"]
     with process(command, log) as child:
-        _until(child, log, lambda _: _answers(f"http://127.0.0.1:{port}/health/liveliness"), 120)
+        until(child, log, lambda _: answers(f"http://127.0.0.1:{port}/health/liveliness"), 120)
         client = {"base_url": f"http://127.0.0.1:{port}/v1", "api_key": "none"}
         yield Door("litellm", [client] * CLIENTS, child.pid)
 
@@ -139,12 +139,12 @@ def litellm(folder: Path, direct: Door) -> Iterator[Door]:
 @contextmanager
 def lightning(folder: Path, direct: Door) -> Iterator[Door]:
     """agentlightning 0.3.0's LLM proxy (on LiteLLM), which keeps spans in memory."""
-    log, port = folder / "lightning.log", _port()
+    log, port = folder / "lightning.log", free_port()
     upstream = direct.clients[0]["base_url"]
     command = [sys.executable, str(PARTS / "lightning.py"), str(port), upstream, str(CLIENTS)]
     env = {"HOSTED_VLLM_API_KEY": "none", "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true"}
     with process(command, log, env) as child:
-        told = _until(child, log, lambda told: "READY " in told, 120)
+        told = until(child, log, lambda told: "READY " in told, 120)
         urls = json.loads(told.split("READY ", 1)[1].splitlines()[0])
         clients = [{"base_url": f"{url}/v1", "api_key": "none"} for url in urls]
         yield Door("agentlightning 0.3.0", clients, child.pid)
@@ -153,11 +153,11 @@ def lightning(folder: Path, direct: Door) -> Iterator[Door]:
 @contextmanager
 def lightning_v1(folder: Path, direct: Door, checkout: Path) -> Iterator[Door]:
     """Agent Lightning v1's gateway from a checkout: events in memory, no streams."""
-    log, port = folder / "lightning_v1.log", _port()
+    log, port = folder / "lightning_v1.log", free_port()
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "agentlightning.server", "host=127.0.0.1", f"port={port}", "hydra.run.dir=."]
     with process([*command, "default_proxy.model_name=stub"], log, {"PYTHONPATH": str(checkout)}) as child:
-        _until(child, log, lambda _: _answers(f"{url}/healthz"), 60)
+        until(child, log, lambda _: answers(f"{url}/healthz"), 60)
         _request("POST", f"{url}/api/models", [{"model": "stub", "endpoint": direct.clients[0]["base_url"]}])
         queued = [{"input": place, "rollout_id": f"r{place}"} for place in range(CLIENTS)]
         _request("POST", f"{url}/api/rollouts", queued)

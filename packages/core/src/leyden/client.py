@@ -20,6 +20,8 @@ __all__ = ["HttpStore"]
 
 M = TypeVar("M", bound=BaseModel)
 _ERRORS = {name: getattr(errors, name) for name in errors.__all__}
+_LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=100)
+"""All that were opened are kept: by default httpx closes those beyond 20 after each request."""
 _PAUSES_S = (0.1, 0.4, 1.6)  # before each further try
 
 
@@ -35,7 +37,12 @@ class HttpStore:
         headers = {"Authorization": f"Bearer {key}"}
         self._fits = False
         self._client = httpx.AsyncClient(
-            base_url=self.url, headers=headers, timeout=timeout_s, trust_env=False, verify=trusted()
+            base_url=self.url,
+            headers=headers,
+            timeout=timeout_s,
+            limits=_LIMITS,
+            trust_env=False,
+            verify=trusted(),
         )
 
     async def health(self) -> dict[str, Any]:

@@ -1,3 +1,4 @@
+import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,19 @@ async def test_the_agent_sees_an_ordinary_answer_and_the_store_has_the_tokens(st
         )
     )
     assert ended.status == "succeeded"
+
+
+async def test_an_answer_of_which_nothing_is_taken_out_comes_in_the_policys_own_bytes(stage: Stage) -> None:
+    """The policy writes a space after each colon and comma, the gateway none."""
+    ask = stage.agent.chat.completions.with_raw_response.create
+    whole = await ask(model="fake", messages=HELLO, logprobs=True, extra_body={"return_token_ids": True})
+    assert whole.content == json.dumps(json.loads(whole.content), ensure_ascii=False).encode()
+    less = await ask(model="fake", messages=HELLO, logprobs=True)
+    assert less.content == json.dumps(json.loads(less.content), ensure_ascii=False, separators=(",", ":")).encode()
+    assert [answer.headers["content-length"] for answer in (whole, less)] == [
+        str(len(answer.content)) for answer in (whole, less)
+    ]
+    assert [call.attempts[0].choices[0].logprobs is None for call in await stage.store.calls(["a"])] == [False, False]
 
 
 async def test_a_stream_says_and_records_what_a_whole_answer_does(stage: Stage) -> None:

@@ -5,7 +5,6 @@ reported and left out, never repaired.
 """
 
 from array import array
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any, cast
@@ -13,7 +12,7 @@ from typing import Any, cast
 from leyden.errors import BadInput
 from leyden.gateway.asked import Asked
 from leyden.gateway.json_text import is_object, is_objects
-from leyden.store.completeness import SENTINEL, is_possible
+from leyden.store.completeness import SENTINEL, are_ids, is_possible
 from leyden.types import Choice
 
 __all__ = ["Answer", "check_tokens"]
@@ -24,10 +23,10 @@ _NAMED_BY_ID = "token_id:"
 
 def check_tokens(token_ids: list[Any], logprobs: list[Any]) -> str | None:
     """What is wrong with the tokens of one choice; None if nothing is."""
-    if not _are_ids(token_ids):
-        return f"token ids that are no natural numbers: {token_ids[:8]}"
-    if not set(map(type, logprobs)) <= {int, float}:
-        return f"log-probabilities that are no numbers: {logprobs[:8]}"
+    if type(token_ids) is not list or not are_ids(token_ids):
+        return f"token ids that are no natural numbers: {str(token_ids)[:80]}"
+    if type(logprobs) is not list or not set(map(type, logprobs)) <= {int, float}:
+        return f"log-probabilities that are no numbers: {str(logprobs)[:80]}"
     if len(token_ids) != len(logprobs):
         return f"{len(token_ids)} token ids and {len(logprobs)} log-probabilities"
     if logprobs and not is_possible(logprobs):
@@ -56,6 +55,8 @@ class Answer:
         self._versions: set[int] = set()
         self.prompt_token_ids: tuple[int, ...] | None = None
         self.usage: dict[str, Any] | None = None
+        self.stripped = False
+        """Whether the agent is to see something else than what was taken last."""
 
     @property
     def finished(self) -> bool:
@@ -74,7 +75,7 @@ class Answer:
         return frozenset(self._versions)
 
     def take(self, body: dict[str, Any]) -> bool:
-        """Keep what was sampled, and leave in `body` what the agent asked for.
+        """Keep what was sampled, and leave in `body` what the agent asked for (`stripped` tells whether that is less).
 
         Returns:
             Whether the agent is to see `body` at all: not if it has only the usage, and that was not asked for.
@@ -115,8 +116,9 @@ class Answer:
 
     def _strip(self, body: dict[str, Any], choices: list[dict[str, Any]]) -> bool:
         asked = self._asked
-        if asked.model is not None:
-            body["model"] = asked.model
+        self.stripped = not (asked.wants_token_ids and asked.wants_logprobs)
+        if asked.model is not None and body.get("model") != asked.model:
+            self.stripped, body["model"] = True, asked.model
         if not asked.wants_token_ids:
             body.pop("prompt_token_ids", None)
             for entry in choices:
@@ -128,32 +130,24 @@ class Answer:
                     entry["logprobs"] = None
         if not asked.stream or asked.wants_usage:
             return True
-        only_usage = body.pop("usage", None) is not None and not choices
-        return not only_usage
+        usage = body.pop("usage", None)
+        self.stripped = self.stripped or usage is not None
+        return usage is None or bool(choices)
 
     def choices(self) -> tuple[tuple[Choice, ...], list[str]]:
         """The choices as the store keeps them, in order, and what was wrong with their tokens."""
         kept: list[Choice] = []
         problems: list[str] = []
         lost = self._miscounted()
-        if self.prompt_token_ids is not None and not _are_ids(self.prompt_token_ids):
+        if self.prompt_token_ids is not None and not are_ids(self.prompt_token_ids):
             problems.append(f"the prompt came with token ids that are no natural numbers: {self.prompt_token_ids[:8]}")
             self.prompt_token_ids = None
         for index, sampled in sorted(self._choices.items()):
             problem = _problem(sampled) or lost
             if problem:
                 problems.append(f"choice {index} came with {problem}")
-            token_ids, logprobs = (None, None) if problem else (sampled.token_ids, sampled.logprobs)
-            kept.append(
-                Choice.model_validate(
-                    {
-                        "message": sampled.message,
-                        "finish_reason": sampled.finish_reason,
-                        "token_ids": token_ids,
-                        "logprobs": logprobs,
-                    }
-                )
-            )
+            choice = Choice(message=sampled.message, finish_reason=sampled.finish_reason)
+            kept.append(choice if problem else _with_tokens(choice, sampled))
         return tuple(kept), problems
 
     def _miscounted(self) -> str | None:
@@ -171,6 +165,12 @@ class Answer:
         return None
 
 
+def _with_tokens(choice: Choice, sampled: _Sampled) -> Choice:
+    """The choice with tokens that were checked; pydantic would look at each number again."""
+    token_ids, logprobs = sampled.token_ids or (), sampled.logprobs or ()
+    return choice.model_copy(update={"token_ids": tuple(token_ids), "logprobs": tuple(array("d", logprobs))})
+
+
 def _problem(sampled: _Sampled) -> str | None:
     if sampled.token_ids is None or sampled.logprobs is None:
         missing = [name for name in ("token_ids", "logprobs") if getattr(sampled, name) is None]
@@ -183,19 +183,11 @@ def _misnamed(token_ids: list[int], names: list[Any] | None) -> str | None:
     if not names or not str(names[0]).startswith(_NAMED_BY_ID):
         return None
     own = [f"{_NAMED_BY_ID}{token}" for token in token_ids]
-    place = next((place for place, pair in enumerate(zip_longest(names, own)) if pair[0] != pair[1]), None)
-    if place is None:
+    if names == own:
         return None
+    place = next(place for place, pair in enumerate(zip_longest(names, own)) if pair[0] != pair[1])
     named, kept = names[place : place + 1], own[place : place + 1]
     return f"log-probabilities of other tokens: at place {place} of {named}, not {kept}"
-
-
-def _are_ids(values: Sequence[Any]) -> bool:
-    try:
-        array("Q", values)
-    except (TypeError, OverflowError):
-        return False
-    return True
 
 
 def _joined(before: list[Any] | None, more: list[Any] | None) -> list[Any] | None:

@@ -21,6 +21,9 @@ class Reply(Protocol):
     or `closing` means that the policy answered what cannot be said in this API.
     """
 
+    verbatim: bool
+    """Whether the policy's words are this API's: where nothing is to be taken out, its bytes are passed on."""
+
     def whole(self, body: dict[str, Any]) -> bytes:
         """The body of an answer without a stream."""
         ...

@@ -25,7 +25,7 @@ from leyden.gateway.held import HeldClock
 from leyden.gateway.json_text import is_object, load_object
 from leyden.gateway.measures import Measures
 from leyden.gateway.rollouts import RunningRollouts
-from leyden.gateway.sse import DONE, EventParser
+from leyden.gateway.sse import DONE, EventParser, event
 from leyden.gateway.upstream import Answering, Upstream
 from leyden.store.protocol import Store
 from leyden.types import Attempt, Call, CallStatus, Choice, Sampling, new_id
@@ -126,7 +126,7 @@ class Exchange:
             if not body.get("choices"):
                 raise self._unreadable(f"an answer without choices: {raw[:200]!r}")
             self._take(body)
-            return self._said(self.reply.whole, body)
+            return raw if self._as_it_came else self._said(self.reply.whole, body)
 
     async def stream(self, write: Callable[[bytes], Awaitable[None]]) -> bytes:
         """Forward a request with a stream; passes events on with `write`, and returns those that are held back."""
@@ -142,7 +142,8 @@ class Exchange:
                     body = self._load(data)
                     visible = self._take(body)
                     if visible:
-                        (held_back if self._answer.ending else early).append(self._said(self.reply.chunk, body))
+                        said = event(data) if self._as_it_came else self._said(self.reply.chunk, body)
+                        (held_back if self._answer.ending else early).append(said)
                 if early:
                     await write(b"".join(early))
             if not self._answer.finished:
@@ -185,6 +186,11 @@ class Exchange:
             raise self._unreadable(str(error)) from error
         except _MISSHAPEN as error:
             raise self._misshapen(error) from error
+
+    @property
+    def _as_it_came(self) -> bool:
+        """Whether the agent gets what was taken last in the policy's own bytes."""
+        return self.reply.verbatim and not self._answer.stripped
 
     def _said(self, say: Callable[_P, bytes], *args: _P.args, **kwargs: _P.kwargs) -> bytes:
         try:
@@ -234,10 +240,9 @@ class Exchange:
                 error=error,
                 endpoint=endpoint.url if endpoint else None,
                 version=await self._version() if choices else None,
-                prompt_token_ids=answer.prompt_token_ids,
                 choices=choices,
                 usage=answer.usage,
-            )
+            ).model_copy(update={"prompt_token_ids": answer.prompt_token_ids})  # checked, number by number, as it came
             call = Call(
                 id=caller.call_id,
                 rollout_id=caller.rollout_id,

@@ -21,6 +21,7 @@ DEEPEST = 100
 _SECRETS = {"api_key", "authorization", "headers", "extra_headers"}
 """Fields in which clients of other proxies send a provider's key."""
 _NESTING = (dict, list)
+_OBJECT = {dict}
 
 
 def load_object(raw: bytes) -> dict[str, Any]:
@@ -71,4 +72,4 @@ def is_object(value: Any) -> TypeGuard[dict[str, Any]]:
 
 def is_objects(value: Any) -> TypeGuard[list[dict[str, Any]]]:
     """Whether it is a list of JSON objects."""
-    return isinstance(value, list) and all(map(is_object, cast("list[Any]", value)))
+    return isinstance(value, list) and set(map(type, cast("list[Any]", value))) <= _OBJECT

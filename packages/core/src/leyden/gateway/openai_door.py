@@ -16,6 +16,8 @@ __all__ = ["OpenAIDoor"]
 class _Reply:
     """The policy's answer as it is."""
 
+    verbatim = True
+
     def whole(self, body: dict[str, Any]) -> bytes:
         return dump(body)
 

@@ -113,7 +113,8 @@ class _Answering(Response):
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
             else:
                 body = await exchange.settled(exchange.whole(), receive)
-                await _start(send, 200, {"content-type": "application/json", **exchange.headers})
+                told = {"content-type": "application/json", "content-length": str(len(body)), **exchange.headers}
+                await _start(send, 200, told)
                 await send({"type": "http.response.body", "body": body, "more_body": False})
         except ClientGone:
             return
@@ -127,7 +128,8 @@ class _Answering(Response):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
             return
         told = self._door.refusal(error)
-        await _start(send, told.status, {**told.headers, **self._exchange.headers})
+        headers = {**told.headers, "content-length": str(len(told.body)), **self._exchange.headers}
+        await _start(send, told.status, headers)
         await send({"type": "http.response.body", "body": told.body, "more_body": False})
 
 

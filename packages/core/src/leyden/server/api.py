@@ -21,15 +21,15 @@ _READ, _RUN, _TRAIN = ([Depends(only(role))] for role in ("read", "run", "train"
 
 
 def api_router(store: Store, keys: Keys, measures: Measures, *, reward_from: RewardFrom) -> APIRouter:
-    """All routes under /api."""
+    """All routes under /api, those that are asked for most first: FastAPI looks at one after the other."""
     router = APIRouter(prefix="/api")
-    router.include_router(_rollouts(store), dependencies=_READ)
+    router.include_router(_writing(store, measures, reward_from), dependencies=[Depends(writer)])
     router.include_router(_running(store, keys), dependencies=_RUN)
+    router.include_router(_rollouts(store), dependencies=_READ)
     router.include_router(_records(store), dependencies=_READ)
     router.include_router(_training(store), dependencies=_TRAIN)
     router.include_router(_runs(store), dependencies=_READ)
     router.include_router(_noting(store), dependencies=_TRAIN)
-    router.include_router(_writing(store, measures, reward_from), dependencies=[Depends(writer)])
     return router
 
 

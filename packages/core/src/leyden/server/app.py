@@ -87,9 +87,9 @@ def create_app(store: SqlStore, keys: Keys, options: ServerOptions = DEFAULTS) -
     app.add_exception_handler(RequestValidationError, _told_invalid)
     app.add_exception_handler(HTTPException, _told_by_framework)
 
+    app.include_router(api_router(store, keys, measures, reward_from=options.reward_from))
     app.include_router(watched_router(store, measures, __version__))
     app.include_router(gateway_router(gateway, access_of))
-    app.include_router(api_router(store, keys, measures, reward_from=options.reward_from))
     app.mount("/dashboard", dashboard(store, keys, measures.recent, app.state.stopping))
     return app
 

@@ -1,12 +1,14 @@
 """What is checked of a call at the door, and what it lacks for training."""
 
 import math
+from array import array
 from collections.abc import Sequence
+from typing import Any
 
 from leyden.errors import BadInput
 from leyden.types import Attempt, Call, Choice
 
-__all__ = ["ROUNDING", "SENTINEL", "check", "gaps", "is_possible"]
+__all__ = ["ROUNDING", "SENTINEL", "are_ids", "check", "gaps", "is_possible"]
 
 SENTINEL = -9999.0
 """What vLLM writes for a log probability that it does not have, as for minus infinity; no such token is sampled."""
@@ -21,15 +23,15 @@ def check(call: Call) -> None:
         BadInput: tokens and log probabilities differ in number, or a value is impossible; nothing is repaired.
     """
     for attempt in call.attempts:
-        if min(attempt.prompt_token_ids or (0,)) < 0:
-            raise BadInput(f"call {call.id}, attempt {attempt.number}: a prompt token id is negative")
+        if not are_ids(attempt.prompt_token_ids or ()):
+            raise BadInput(f"call {call.id}, attempt {attempt.number}: a prompt token id is not from 0 to 2**64 - 1")
         for number, choice in enumerate(attempt.choices):
             _check_choice(choice, f"call {call.id}, attempt {attempt.number}, choice {number}")
 
 
 def _check_choice(choice: Choice, where: str) -> None:
-    if min(choice.token_ids or (0,)) < 0:
-        raise BadInput(f"{where}: a token id is negative")
+    if not are_ids(choice.token_ids or ()):
+        raise BadInput(f"{where}: a token id is not from 0 to 2**64 - 1")
     if choice.token_ids is None and choice.logprobs is None:
         return
     if choice.token_ids is None or choice.logprobs is None or len(choice.token_ids) != len(choice.logprobs):
@@ -41,6 +43,15 @@ def _check_choice(choice: Choice, where: str) -> None:
             f"{where}: log probability {wrong}; expected a finite number, not above 0, and above {SENTINEL}, which "
             "servers write where they have none"
         )
+
+
+def are_ids(values: Sequence[Any]) -> bool:
+    """Whether they can be token ids: natural numbers that fit into 64 bits."""
+    try:
+        array("Q", values)
+    except (TypeError, OverflowError):
+        return False
+    return True
 
 
 def is_possible(logprobs: Sequence[float]) -> bool:

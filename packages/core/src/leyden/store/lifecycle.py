@@ -32,7 +32,7 @@ def to_rollout(row: Row[Any]) -> Rollout:
         "finished_at": row.finished_at,
     }
     ending: dict[str, Any] = json.loads(row.ending) if row.ending else {}
-    return Rollout.model_validate_json(json.dumps({**json.loads(row.body), **state, **ending}))
+    return Rollout.model_validate({**json.loads(row.body), **state, **ending})
 
 
 def queue(connection: Connection, wanted: Sequence[Rollout]) -> None:

@@ -46,8 +46,11 @@ def pack_tokens(tokens: Sequence[int]) -> bytes:
 
 def pack_chunks(tokens: Sequence[int], size: int) -> Iterator[bytes]:
     """`pack_tokens` of each `size` tokens, but of one width, so that what comes later changes no chunk before it."""
-    code = "I" if max(tokens, default=0) < 1 << 32 else "Q"
-    packed = memoryview(array(code, tokens))
+    try:
+        packed = memoryview(array("I", tokens))
+    except OverflowError:
+        packed = memoryview(array("Q", tokens))
+    code = packed.format
     for start in range(0, max(len(tokens), 1), size):
         chunk = packed[start : start + size]
         yield _HEADER.pack(code.encode(), len(chunk)) + chunk.tobytes()

@@ -23,10 +23,11 @@ from leyden.store.call_rows import heads
 from leyden.store.census import Census, census, schema_revision
 from leyden.store.changes import QUEUE, Changes, calls_of, end_of
 from leyden.store.completeness import check
-from leyden.store.engine import open_engine, reading, writing
+from leyden.store.engine import glancing, open_engine, reading, writing
 from leyden.store.episodes import Episode, add_episodes
 from leyden.store.schema import calls, credits, endpoints, labels, rewards, rollouts
 from leyden.store.settling import Settling
+from leyden.store.statements import all_rows, rows_with
 from leyden.store.writer import Writer
 from leyden.types import Call, Claim, Credit, Endpoint, Mode, Outcome, Page, Reward, Rollout, RolloutStatus, Run, Step
 
@@ -46,6 +47,7 @@ class SqlStore:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._reading = reading(engine)
+        self._glancing = glancing(engine) if engine.dialect.name == "sqlite" else None
         self._changes = Changes()
         self._settling = Settling()
         self._writer = Writer(writing(engine), tick=lifecycle.expire, changed=self._changed, announce=self._announce)
@@ -81,14 +83,12 @@ class SqlStore:
     async def _read(self, operation: Callable[[Connection], T]) -> T:
         return await asyncio.to_thread(self._read_now, operation)
 
+    async def _glance(self, operation: Callable[[Connection], T]) -> T:
+        """As `_read`, for one statement that finds a few rows by key: in SQLite sooner than a thread is woken."""
+        return await self._read(operation) if self._glancing is None else _looked(self._glancing, operation)
+
     def _read_now(self, operation: Callable[[Connection], T]) -> T:
-        try:
-            with self._reading.connect() as connection:
-                return operation(connection)
-        except DataError as error:
-            raise BadInput(f"the database refused a value: {error.orig}; no record has it") from error
-        except SQLAlchemyError as error:
-            raise Unreachable(f"the store could not read: {getattr(error, 'orig', None) or error}") from error
+        return _looked(self._reading, operation)
 
     async def queue(self, rollouts: Sequence[Rollout]) -> None:
         """See `Store.queue`."""
@@ -107,7 +107,7 @@ class SqlStore:
 
         async def look() -> list[Rollout]:
             # Reading first keeps idle runners off the writer.
-            if not await self._read(_anything_to_claim):
+            if not await self._glance(_anything_to_claim):
                 return []
             taking = self._writer.submit(take)
             try:
@@ -198,12 +198,12 @@ class SqlStore:
         """See `Store.rollout`."""
 
         def look(connection: Connection) -> Rollout:
-            row = connection.execute(select(rollouts).where(rollouts.c.id == rollout_id)).one_or_none()
-            if row is None:
+            rows = list(rows_with(connection, tuple(rollouts.c), rollouts.c.id, [rollout_id]))
+            if not rows:
                 raise NotFound(f"no rollout has the id {rollout_id!r}")
-            return lifecycle.to_rollout(row)
+            return lifecycle.to_rollout(rows[0])
 
-        return await self._read(look)
+        return await self._glance(look)
 
     async def rollouts(
         self,
@@ -249,9 +249,9 @@ class SqlStore:
 
     async def endpoints(self) -> list[Endpoint]:
         """See `Store.endpoints`."""
-        query = select(endpoints.c.body).order_by(endpoints.c.published_at.desc())
-        bodies = await self._read(lambda connection: connection.execute(query).scalars().all())
-        return [Endpoint.model_validate_json(body) for body in bodies]
+        rows = await self._glance(lambda connection: list(all_rows(connection, endpoints)))
+        found = [Endpoint.model_validate_json(row.body) for row in rows]
+        return sorted(found, key=lambda endpoint: endpoint.published_at, reverse=True)
 
     async def credit(self, credits: Sequence[Credit]) -> None:
         """See `Store.credit`."""
@@ -327,6 +327,16 @@ class SqlStore:
         if self._announcements is not None:
             await asyncio.to_thread(self._announcements.close)
         self._engine.dispose()
+
+
+def _looked(engine: Engine, operation: Callable[[Connection], T]) -> T:
+    try:
+        with engine.connect() as connection:
+            return operation(connection)
+    except DataError as error:
+        raise BadInput(f"the database refused a value: {error.orig}; no record has it") from error
+    except SQLAlchemyError as error:
+        raise Unreachable(f"the store could not read: {getattr(error, 'orig', None) or error}") from error
 
 
 def _announcements(engine: Engine, heard: "Heard") -> "Announcements | None":

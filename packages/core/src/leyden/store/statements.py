@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Column, Connection, Dialect, Table, bindparam, insert, select, update
 from sqlalchemy.sql import Executable
 
-__all__ = ["add", "insert_rows", "rows_with"]
+__all__ = ["add", "all_rows", "insert_rows", "rows_with"]
 
 _WIDTHS = (1, 8, 64, 512)  # of an IN list: few, so that each is compiled once; a shorter list is filled up by repeats
 
@@ -39,6 +39,11 @@ def _select(wanted: tuple[Column[Any], ...], key: Column[Any], width: int, diale
 
 
 @cache
+def _whole(table: Table, dialect: Dialect) -> _Compiled:
+    return _Compiled(select(table), dialect)
+
+
+@cache
 def _add(counter: Column[Any], key: Column[Any], dialect: Dialect) -> _Compiled:
     table: Any = counter.table
     changed = update(table).where(key == bindparam("key")).values({counter.name: counter + bindparam("change")})
@@ -50,6 +55,11 @@ def insert_rows(connection: Connection, table: Table, rows: Sequence[dict[str, A
     if rows:
         compiled = _insert(table, connection.dialect)
         connection.exec_driver_sql(compiled.text, [compiled.values(row) for row in rows])
+
+
+def all_rows(connection: Connection, table: Table) -> Iterator[Any]:
+    """The rows of a small table."""
+    yield from connection.exec_driver_sql(_whole(table, connection.dialect).text)
 
 
 def rows_with(

@@ -152,6 +152,8 @@ class FakeServer:
 class _AsItIs:
     """The wording of chat completions and completions."""
 
+    verbatim = False
+
     def whole(self, body: dict[str, Any]) -> bytes:
         return _json(body)
 

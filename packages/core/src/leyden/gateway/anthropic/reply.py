@@ -41,6 +41,8 @@ def error_body(error: Fault) -> bytes:
 class MessagesReply:
     """The answer to one Messages request."""
 
+    verbatim = False
+
     def __init__(self, asked: Mapping[str, Any], call_id: str) -> None:
         self._stop_sequences: Sequence[Any] = asked.get("stop_sequences") or ()
         self._blocks: list[dict[str, Any]] = []

@@ -47,6 +47,8 @@ _ECHOED: dict[str, Any] = {
 class ResponsesReply:
     """The answer to one Responses request."""
 
+    verbatim = False
+
     def __init__(self, asked: Mapping[str, Any], call_id: str) -> None:
         self._output = Output(call_id, logprobs=LOGPROBS in (asked.get("include") or ()))
         self._sequence_number = 0

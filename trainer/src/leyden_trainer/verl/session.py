@@ -33,7 +33,7 @@ from leyden_trainer.tasks import check_apart
 
 __all__ = ["print_verl_config", "run_training"]
 
-_EXTERNAL = "leyden_trainer.verl.policy_loss"
+_EXTERNAL = ("leyden_trainer.verl.policy_loss", "leyden_trainer.verl.critic")
 LOOPBACK = "127.0.0.2"
 """Ray replaces 127.0.0.1 by an address that other machines reach; the rest of 127/8 it leaves alone."""
 
@@ -90,7 +90,6 @@ def _check_honoured(config: TrainConfig) -> None:
     """Refuse what this backend would have to ignore."""
     heads = configured_method(config).heads
     ignored = {
-        f"credit.method = {config.credit.method!r}, whose critic has two heads": heads > 1,
         'critic.kind = "head" (verl\'s critic is a model of its own: set "model")': heads
         and config.critic.kind == "head",
         "critic.backbone": heads and config.critic.backbone > 0,
@@ -111,7 +110,7 @@ def _check_honoured(config: TrainConfig) -> None:
 def _prepare_environment() -> bool:
     """Set what verl reads from the environment, before its first import; returns whether this is a CPU's."""
     on_cpu = not torch.cuda.is_available()
-    modules = [_EXTERNAL]
+    modules = [*_EXTERNAL]
     if on_cpu:
         modules.insert(0, "leyden_trainer.verl.cpu")
         os.environ |= {

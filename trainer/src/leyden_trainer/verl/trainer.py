@@ -6,6 +6,7 @@ Two private methods are overridden, each for one reason: `_compute_advantage` (o
 """
 
 import asyncio
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,6 +28,7 @@ from leyden_trainer.credit import CreditMethod, Memory
 from leyden_trainer.crediting import credits_of
 from leyden_trainer.journal import Journal
 from leyden_trainer.transitions import merge_rate
+from leyden_trainer.verl.critic import critic_loss
 from leyden_trainer.verl.manager import Experience, RolloutManager
 from leyden_trainer.verl.scores import TransferredScores, columns_of
 from leyden_trainer.verl.sink import Sink
@@ -56,6 +58,12 @@ class LeydenTrainer(PPOTrainerSync):
     def resume(self, journal: Journal, memory: Memory) -> None:
         """Where the figures of each step go, and what the credit method remembers of the steps before."""
         self._journal, self._memory = journal, memory
+
+    def on_init_end(self) -> None:
+        """Weights are loaded; the critic, if there is one, learns what our methods say."""
+        super().on_init_end()
+        if self.use_critic:
+            self.critic_wg.set_loss_fn(functools.partial(critic_loss, clip=self._settings.critic.clip))
 
     def serve(self, *, held: bool) -> None:
         """Tell the gateway where the policy is, and that its weights have made `global_steps` steps."""
@@ -139,7 +147,9 @@ class LeydenTrainer(PPOTrainerSync):
                 method=self._settings.credit.method,
             )
         )
-        columns = columns_of(batch, experience, assignment, values=scored.values)
+        columns = columns_of(
+            batch, experience, assignment, values=scored.values, parts=self._settings.trainer.minibatches
+        )
         fields = TensorDict({name: _jagged(rows) for name, rows in columns.items()}, batch_size=len(batch))
         batch = tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
         metrics.update(_figures(experience, assignment, self.agent_loop_manager.num_groups))
@@ -155,7 +165,7 @@ class LeydenTrainer(PPOTrainerSync):
 
 
 def _jagged(rows: Sequence[Tensor]) -> Tensor:
-    """(B, j), float32."""
+    """(B, j) or (B, j, heads), float32."""
     return torch.nested.as_nested_tensor([row.float() for row in rows], layout=torch.jagged)
 
 

@@ -16,6 +16,7 @@ import ray
 import torch
 from omegaconf import OmegaConf
 from ray.exceptions import RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 
 from leyden.client import HttpStore
@@ -30,6 +31,7 @@ from leyden_trainer.local.source import model_folder
 from leyden_trainer.screen import Screen
 from leyden_trainer.summary import Summary, draw_curve, write_summary
 from leyden_trainer.tasks import check_apart
+from leyden_trainer.verl.runners import ray_runners
 
 __all__ = ["print_verl_config", "run_training"]
 
@@ -71,14 +73,18 @@ async def run_training(
         finally:
             await store.close()
         died = None
-        if config.agent.runners:
+        if config.agent.runners == 1:
             died = await stack.enter_async_context(started_runner(config, server, folder))
-        await stack.enter_async_context(_ray(config, settings, folder))
+        await stack.enter_async_context(_ray(config, settings))
+        if config.agent.runners == "ray":
+            died = await stack.enter_async_context(ray_runners(config, server, folder))
         from leyden_trainer.verl.task_runner import Job, TaskRunner
 
         job = Job(config, folder, server.url, server.key, judge_key, on_cpu)
         actor: Any = ray.remote(num_cpus=1)(TaskRunner)
-        runner = actor.remote(job)
+        # On this node: the run's folder is here.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        runner = actor.options(scheduling_strategy=here).remote(job)
         await _until_done(runner.run.remote(settings), died)
     summary = _summary(config, folder, time.perf_counter() - began)
     write_summary(folder / "summary.json", summary)
@@ -137,7 +143,7 @@ def _verl_config(config: TrainConfig, folder: Path, model: Path, on_cpu: bool) -
 
 
 @contextlib.asynccontextmanager
-async def _ray(config: TrainConfig, settings: Any, folder: Path) -> AsyncGenerator[None]:
+async def _ray(config: TrainConfig, settings: Any) -> AsyncGenerator[None]:
     """Joined, or started on loopback; on a CPU with one logical GPU for each worker that verl places."""
     from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
 

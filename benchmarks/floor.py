@@ -41,9 +41,7 @@ class Shape:
         size = c.hidden_size // c.num_attention_heads
         projections = c.hidden_size * size * 2 * (c.num_attention_heads + c.num_key_value_heads)
         layer = projections + 3 * c.hidden_size * c.intermediate_size
-        return cls(
-            c.num_hidden_layers * layer, c.vocab_size * c.hidden_size, 4 * c.num_hidden_layers * c.hidden_size
-        )
+        return cls(c.num_hidden_layers * layer, c.vocab_size * c.hidden_size, 4 * c.num_hidden_layers * c.hidden_size)
 
     def forward(self, depths: Sequence[int], predictions: int) -> float:
         """Operations of tokens that see `depths` others, and of `predictions` rows of logits."""

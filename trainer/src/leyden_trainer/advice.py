@@ -1,13 +1,19 @@
-"""What is wrong with a step, in words that say what to do. Pure: from a step's record and rollouts to lines."""
+"""What is wrong with a step, in words that say what to do. Pure: from a step's figures and rollouts to lines.
+
+Figures go by their names in `metrics.jsonl`, which every backend writes; one that a backend lacks is not judged.
+"""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from leyden_trainer.config import TrainerConfig
 from leyden_trainer.experience import Batch, Member
-from leyden_trainer.summary import StepRecord
+from leyden_trainer.judge import JudgeCost
 
-__all__ = ["Advisor"]
+__all__ = ["Advisor", "notes"]
+
+Figures = Mapping[str, float]
 
 COLLAPSED = 0.1
 """Entropy is called low below this share of the highest so far."""
@@ -25,10 +31,10 @@ class Advisor:
     highest_entropy: float = 0.0
     told_of_entropy: bool = False
 
-    def warnings(self, record: StepRecord, batch: Batch) -> list[str]:
+    def warnings(self, figures: Figures, batch: Batch) -> list[str]:
         """What asks for attention; nothing, if all is as it should be."""
-        found = [self._silence(batch), self._incomplete(batch), _failures(batch), self._mismatch(record)]
-        found += [self._entropy(record), _clipping(record)]
+        found = [self._silence(batch), self._incomplete(batch), _failures(batch), self._mismatch(figures)]
+        found += [self._entropy(figures), _clipping(figures)]
         return [line for line in found if line]
 
     def _silence(self, batch: Batch) -> str:
@@ -55,27 +61,43 @@ class Advisor:
             f"on{near}: {reasons}; look at `leyden show {one}`"
         )
 
-    def _mismatch(self, record: StepRecord) -> str:
-        limit = self.trainer.max_mismatch
-        if record.mismatch <= NEAR * limit:
+    def _mismatch(self, figures: Figures) -> str:
+        limit, mismatch = self.trainer.max_mismatch, figures.get("mismatch", 0.0)
+        if mismatch <= NEAR * limit:
             return ""
         return (
-            f"mismatch {record.mismatch:.1e} is near trainer.max_mismatch = {limit:g}, above which training stops: "
+            f"mismatch {mismatch:.1e} is near trainer.max_mismatch = {limit:g}, above which training stops: "
             "sampler and trainer differ in precision or kernels; "
             'set loss.old_logprobs = "trainer" with loss.importance_cap = 2'
         )
 
-    def _entropy(self, record: StepRecord) -> str:
-        self.highest_entropy = max(self.highest_entropy, record.entropy)
-        low = record.tokens > 0 and record.entropy < COLLAPSED * self.highest_entropy
+    def _entropy(self, figures: Figures) -> str:
+        if "entropy" not in figures or not figures["tokens"]:
+            return ""
+        entropy = figures["entropy"]
+        self.highest_entropy = max(self.highest_entropy, entropy)
+        low = entropy < COLLAPSED * self.highest_entropy
         if not low or self.told_of_entropy:
             return ""
         self.told_of_entropy = True
         return (
-            f"entropy is down to {record.entropy:.3f} from {self.highest_entropy:.3f}: answers hardly vary any more. "
+            f"entropy is down to {entropy:.3f} from {self.highest_entropy:.3f}: answers hardly vary any more. "
             "If the reward is not yet where it should be, lower optimizer.learning_rate, "
             "or set loss.clip_high = 0.28 or loss.entropy = 0.01"
         )
+
+
+def notes(batch: Batch) -> list[str]:
+    """What happened to the rollouts of a step that is as it should be, and good to know."""
+    cost, total = batch.judge, len(batch.members)
+    found = {
+        f"judge: {cost.prompt_tokens} + {cost.completion_tokens} tokens in {cost.requests} requests, "
+        f"{cost.cached} answers from the cache": cost != JudgeCost(),
+        f"{batch.replaced_silent} groups were replaced: their rollouts all did equally well": batch.replaced_silent,
+        f"{batch.num_failed} of {total} rollouts failed: their reward is reward.on_failure": batch.num_failed,
+        f"{batch.replaced} groups were replaced: fewer than two of their rollouts were complete": batch.replaced,
+    }
+    return [line for line, told in found.items() if told]
 
 
 def _failures(batch: Batch) -> str:
@@ -94,10 +116,11 @@ def _why(member: Member) -> str:
     return f"{failure.kind}: {failure.message}" if failure else "no reason was recorded"
 
 
-def _clipping(record: StepRecord) -> str:
-    if record.clip_fraction <= CLIPPED:
+def _clipping(figures: Figures) -> str:
+    clipped = figures.get("clip_fraction", 0.0)
+    if clipped <= CLIPPED:
         return ""
     return (
-        f"{record.clip_fraction:.0%} of tokens were clipped: the steps are too large; lower optimizer.learning_rate, "
+        f"{clipped:.0%} of tokens were clipped: the steps are too large; lower optimizer.learning_rate, "
         "trainer.minibatches or trainer.epochs"
     )

@@ -67,7 +67,9 @@ async def started_server(folder: Path) -> AsyncGenerator[Server]:
 
 
 @contextlib.asynccontextmanager
-async def started_runner(config: TrainConfig, server: Server, folder: Path) -> AsyncGenerator[asyncio.Task[str]]:
+async def started_runner(
+    config: TrainConfig, server: Server, folder: Path, *, log: str = "runner.log"
+) -> AsyncGenerator[asyncio.Task[str]]:
     """A runner that claims from `server`. The task ends, with the runner's last words, only if the runner does."""
     agent = config.agent
     command = [agent.python or sys.executable, "-m", "leyden", "run", agent.function, "--forever"]
@@ -78,9 +80,9 @@ async def started_runner(config: TrainConfig, server: Server, folder: Path) -> A
         command += ["--models", ",".join(agent.models)]
     if agent.passthrough:
         command += ["--passthrough", ",".join(agent.passthrough)]
-    log = folder / "runner.log"
-    async with _child(command, key=server.key, log=log) as process:
-        died = asyncio.create_task(_last_words(process, log))
+    path = folder / log
+    async with _child(command, key=server.key, log=path) as process:
+        died = asyncio.create_task(_last_words(process, path))
         try:
             yield died
         finally:

@@ -52,9 +52,11 @@ class AgentConfig(Section):
     """The interpreter of the agent's environment; empty: this one."""
     isolation: Literal["shared", "process"] = "shared"
     """process: one operating-system process per rollout."""
-    runners: Literal[0, 1] = 1
-    """0: start none here; others join by `leyden run --server`."""
+    runners: Literal[0, 1, "ray"] = 1
+    """0: start none here; others join by `leyden run --server`. ray: with backend = "verl", one on each node of the Ray
+    cluster, where the agent's files and interpreter must be at the same paths."""
     concurrency: int = Field(default=32, ge=1)
+    """Rollouts that a runner has at a time."""
     timeout_s: float = Field(default=120, gt=0)
     models: tuple[str, ...] = ()
     """Model names that are the policy; empty: all."""
@@ -270,6 +272,12 @@ class TrainConfig(Section):
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     trainer: TrainerConfig = TrainerConfig()
+
+    @model_validator(mode="after")
+    def _ray_is_there(self) -> Self:
+        if self.agent.runners == "ray" and self.trainer.backend != "verl":
+            raise ValueError('agent.runners = "ray" needs trainer.backend = "verl": the local backend has no Ray')
+        return self
 
     @model_validator(mode="after")
     def _server_reaches_the_policy(self) -> Self:

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from leyden_trainer.advice import Advisor
+from leyden_trainer.advice import Advisor, notes
 from leyden_trainer.config import TrainerConfig
 from leyden_trainer.experience import Batch, Member
-from leyden_trainer.judge import JudgeCost
 from leyden_trainer.summary import StepRecord, Summary
 
 __all__ = ["Screen"]
@@ -82,18 +81,9 @@ class Screen:
             self.say(f"  importance weights: mean {record.importance_mean:.3f}, {record.importance_capped:.1%} capped")
         if record.explained_variance is not None:
             self.say(f"  critic: loss {record.value_loss:.4f}, explains {record.explained_variance:.2f} of the returns")
-        if batch.judge != JudgeCost():
-            self.say(
-                f"  judge: {batch.judge.prompt_tokens} + {batch.judge.completion_tokens} tokens in "
-                f"{batch.judge.requests} requests, {batch.judge.cached} answers from the cache"
-            )
-        if batch.replaced_silent:
-            self.say(f"  {batch.replaced_silent} groups were replaced: their rollouts all did equally well")
-        if batch.num_failed:
-            self.say(f"  {batch.num_failed} of {len(batch.members)} rollouts failed: their reward is reward.on_failure")
-        if batch.replaced:
-            self.say(f"  {batch.replaced} groups were replaced: fewer than two of their rollouts were complete")
-        for warning in self._advisor.warnings(record, batch):
+        for note in notes(batch):
+            self.say(f"  {note}")
+        for warning in self._advisor.warnings(record.metrics, batch):
             self.warn(warning)
         self._last = tuple(member for member in batch.members if not member.incomplete)
 

@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ray.cluster_utils import Cluster
 
 from leyden_trainer.testing import lookup_tasks, warm_tiny_model
+from leyden_trainer.verl.session import LOOPBACK
 
 AGENT_PYTHON = Path(__file__).parents[3] / ".venv" / "bin" / "python"
 """The main environment: it has the agent's framework, and no verl."""
@@ -172,10 +174,20 @@ def versions_are_those_of_the_steps(folder: Path) -> bool:
     return subprocess.run([sys.executable, "-c", script, str(store)], check=False).returncode == 0
 
 
-def test_ppo_on_verl_trains_a_critic_by_the_returns_of_the_credit_method(folder: Path) -> None:
-    """The critic comes to explain some of what it had not at first."""
+@pytest.fixture
+def cluster() -> Iterator[str]:
+    """A Ray that was there before, of one node with a logical GPU."""
+    node = {"num_cpus": 16, "num_gpus": 1, "node_ip_address": LOOPBACK, "object_store_memory": 500_000_000}
+    cluster = Cluster(initialize_head=True, head_node_args=node)
+    yield cluster.address
+    cluster.shutdown()
+
+
+def test_ppo_on_verl_trains_a_critic_in_a_ray_that_it_joins(folder: Path, cluster: str) -> None:
+    """The critic comes to explain some of what it had not at first; the runner is an actor of that Ray's."""
     flags = ("--credit.method=ppo", "--trainer.steps=5", "--name=ppo", "--trainer.verl.trainer.save_freq=-1")
-    finished(training(folder, *flags))
+    finished(training(folder, *flags, f"--trainer.ray_address={cluster}", "--agent.runners=ray"))
+    assert (folder / "runs" / "ppo" / "runner-0.log").is_file()
     steps = [record for record in records(folder, "ppo") if "reward" in record]
     assert [record["step"] for record in steps] == [1, 2, 3, 4, 5]
     losses = [record["critic/vf_loss"] for record in steps]
@@ -196,11 +208,11 @@ def test_an_option_that_verl_does_not_know_is_refused(folder: Path) -> None:
     [
         ("--trainer.stop_at=0.9", "trainer.stop_at"),
         ("--model.layers=1", "model.layers"),
-        ("--credit.method=hae", "hae"),
+        ("--critic.backbone=0.5", "critic.backbone"),
     ],
 )
 def test_what_this_backend_would_ignore_is_refused(folder: Path, flag: str, named: str) -> None:
     """A setting without an effect is worse than none."""
-    said, _ = (process := training(folder, flag)).communicate()
+    said, _ = (process := training(folder, flag, "--credit.method=hae")).communicate()
     assert process.returncode != 0
     assert named in said

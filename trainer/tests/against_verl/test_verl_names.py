@@ -20,6 +20,8 @@ IMPORTED = {
     "verl.trainer.ppo.utils": {"Role"},
     "verl.trainer.constants_ppo": {"get_ppo_ray_runtime_env"},
     "verl.utils.tensordict_utils": {"list_of_dict_to_tensordict"},
+    "verl.utils.metric": {"AggregationType", "Metric"},
+    "verl.workers.utils.padding": {"response_from_nested"},
     "verl.workers.engine_workers": {"ActorRolloutRefWorker", "TrainingWorker"},
     "verl.workers.rollout.vllm_rollout.utils": {"vLLMColocateWorkerExtension"},
     # On a CPU alone, and nobody's promise.
@@ -38,9 +40,9 @@ PRIVATE = {
     ("verl.workers.rollout.vllm_rollout.utils", "vLLMColocateWorkerExtension", "_get_zmq_handle"),  # likewise
 }
 
-PATCHED = {("verl.utils.model", "load_valuehead_model")}  # on a CPU alone, for a critic
+PATCHED = {("verl.utils.model", "load_valuehead_model")}  # for a critic of two heads; and on a CPU, for any
 
-HOOKS = {"on_train_begin", "on_sample_end", "on_step_end", "on_validate_end", "init", "fit"}
+HOOKS = {"on_train_begin", "on_sample_end", "on_step_end", "on_validate_end", "on_init_end", "init", "fit"}
 
 
 def imports() -> dict[str, set[str]]:

@@ -1,11 +1,13 @@
-"""One rank of verl's FSDP2 worker on a CPU: the loss and the gradient of the rows in a file.
+"""One rank of verl's FSDP2 worker on a CPU: the loss and the gradient of the rows in a file, by actor or critic.
 
 Run as `python verl_gradient.py JOB.json`, once for each rank, with torch's RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT.
 """
 
+import functools
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from verl.workers.engine_workers import TrainingWorkerConfig
 from verl.workers.utils.losses import ppo_loss
 
 from leyden_trainer.verl.cpu import cpu_workers
+from leyden_trainer.verl.critic import HEADS, critic_loss
 from leyden_trainer.verl.policy_loss import NO_CLIP, loss_mode
 
 FLOAT32 = {"param_dtype": "fp32", "reduce_dtype": "fp32", "buffer_dtype": "fp32"}
@@ -35,7 +38,10 @@ def main(job: dict[str, Any]) -> None:
         max_token_len_per_gpu=256,
         mixed_precision=FLOAT32,
     )
-    worker = _worker(job, engine, optimizer)
+    if job["heads"]:
+        worker = _worker(job, engine, optimizer, "value_model")
+        _save(job, worker, functools.partial(critic_loss, clip=job["clip"]))
+        return
     actor = FSDPActorConfig(
         strategy="fsdp2",
         rollout_n=1,
@@ -48,11 +54,15 @@ def main(job: dict[str, Any]) -> None:
         optim=optimizer,
         fsdp_config=engine,
     )
+    _save(job, _worker(job, engine, optimizer, "language_model"), functools.partial(ppo_loss, actor))
+
+
+def _save(job: dict[str, Any], worker: Any, loss_function: Callable[..., Any]) -> None:
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     losses: list[float] = []
 
     def noted(**given: Any) -> Any:
-        loss, metrics = ppo_loss(actor, **given)
+        loss, metrics = loss_function(**given)
         losses.append(loss.item() / world)
         return loss, metrics
 
@@ -60,20 +70,21 @@ def main(job: dict[str, Any]) -> None:
         worker.engine.optimizer_zero_grad()
         worker.engine.forward_backward_batch(_rows(job, rank, world), loss_function=noted)
         gradients = {n: p.grad.full_tensor() for n, p in worker.engine.module.named_parameters() if p.grad is not None}
-    torch.save({"loss": sum(losses), "gradients": gradients}, f"{job['out']}.{rank}")
+    head = {n: p.full_tensor() for n, p in worker.engine.module.named_parameters() if n.startswith("score")}
+    torch.save({"loss": sum(losses), "gradients": gradients, "head": head}, f"{job['out']}.{rank}")
 
 
-def _worker(job: dict[str, Any], engine: FSDPEngineConfig, optimizer: FSDPOptimizerConfig) -> Any:
+def _worker(job: dict[str, Any], engine: FSDPEngineConfig, optimizer: FSDPOptimizerConfig, kind: str) -> Any:
     worker_class, _ = cpu_workers()
     model = HFModelConfig(
         path=job["model"],
         use_remove_padding=False,
         enable_gradient_checkpointing=False,
-        override_config={"attn_implementation": "sdpa"},
+        override_config={"attn_implementation": "sdpa", HEADS: job["heads"]},
     )
     worker = worker_class(
         TrainingWorkerConfig(
-            model_type="language_model",
+            model_type=kind,
             model_config=model,
             engine_config=engine,
             optimizer_config=optimizer,

@@ -3,9 +3,10 @@
 import pytest
 
 from leyden.types import Failure, Reward, Rollout
-from leyden_trainer.advice import Advisor
+from leyden_trainer.advice import Advisor, notes
 from leyden_trainer.config import TrainerConfig
 from leyden_trainer.experience import Batch, Member
+from leyden_trainer.judge import JudgeCost
 from leyden_trainer.summary import StepRecord
 
 GOOD = StepRecord(
@@ -57,7 +58,7 @@ def batch(*rewards: tuple[float, float], more: tuple[Member, ...] = ()) -> Batch
 
 
 def warnings(record: StepRecord, batch: Batch, **trainer: object) -> list[str]:
-    return Advisor(TrainerConfig.model_validate(trainer)).warnings(record, batch)
+    return Advisor(TrainerConfig.model_validate(trainer)).warnings(record.metrics, batch)
 
 
 def changed(**values: float) -> StepRecord:
@@ -110,14 +111,30 @@ def test_a_mismatch_over_half_its_limit_is_told_before_training_stops(mismatch: 
 
 def test_entropy_that_collapses_is_told_once() -> None:
     advisor, good = Advisor(TrainerConfig()), batch((0, 1))
-    assert advisor.warnings(changed(entropy=0.5), good) == []
-    assert advisor.warnings(changed(entropy=0.0, tokens=0), good) == []  # nothing was trained: no entropy to speak of
-    assert advisor.warnings(changed(entropy=0.06), good) == []
-    (told,) = advisor.warnings(changed(entropy=0.04), good)
+    assert advisor.warnings(changed(entropy=0.5).metrics, good) == []
+    assert advisor.warnings(changed(entropy=0.0, tokens=0).metrics, good) == []  # nothing was trained
+    assert advisor.warnings(changed(entropy=0.06).metrics, good) == []
+    (told,) = advisor.warnings(changed(entropy=0.04).metrics, good)
     assert told.startswith("entropy is down to 0.040 from 0.500")
-    assert advisor.warnings(changed(entropy=0.03), good) == []
+    assert advisor.warnings(changed(entropy=0.03).metrics, good) == []
 
 
 def test_clipping_of_many_tokens_says_that_steps_are_too_large() -> None:
     (told,) = warnings(changed(clip_fraction=0.41), batch((0, 1)))
     assert told.startswith("41% of tokens were clipped: the steps are too large; lower optimizer.learning_rate")
+
+
+def test_a_figure_that_a_backend_lacks_is_not_judged() -> None:
+    assert Advisor(TrainerConfig()).warnings({"reward": 0.5, "tokens": 9.0}, batch((0, 1))) == []
+
+
+def test_notes_say_what_became_of_rollouts_and_groups() -> None:
+    some = (member("f", 0, failure="KeyError"),)
+    noted = Batch((), some, replaced=1, replaced_silent=2, judge=JudgeCost(1, 4, 10, 3))
+    assert notes(noted) == [
+        "judge: 10 + 3 tokens in 1 requests, 4 answers from the cache",
+        "2 groups were replaced: their rollouts all did equally well",
+        "1 of 1 rollouts failed: their reward is reward.on_failure",
+        "1 groups were replaced: fewer than two of their rollouts were complete",
+    ]
+    assert notes(batch((0, 1))) == []

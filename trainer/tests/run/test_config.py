@@ -76,6 +76,12 @@ def test_a_server_elsewhere_needs_a_policy_that_it_can_reach(toml: Path) -> None
     assert load_config(toml, ["--server=http://localhost:4700"]).trainer.host == "127.0.0.1"
 
 
+def test_runners_of_rays_need_the_backend_that_has_ray(toml: Path) -> None:
+    with pytest.raises(BadConfig, match="the local backend has no Ray"):
+        load_config(toml, ["--agent.runners=ray"])
+    assert load_config(toml, ["--agent.runners=ray", "--trainer.backend=verl"]).agent.runners == "ray"
+
+
 def test_broken_toml_and_a_missing_file_are_told_apart(tmp_path: Path) -> None:
     broken = tmp_path / "broken.toml"
     broken.write_text("[model\n")

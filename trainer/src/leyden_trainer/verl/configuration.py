@@ -17,6 +17,7 @@ from leyden.errors import BadConfig
 from leyden_trainer.assignment import configured_method
 from leyden_trainer.config import TrainConfig
 from leyden_trainer.verl import dataset
+from leyden_trainer.verl.critic import HEADS
 from leyden_trainer.verl.policy_loss import NO_CLIP, loss_mode
 
 __all__ = ["verl_config"]
@@ -135,9 +136,9 @@ def _critic(config: TrainConfig, model: Path) -> dict[str, Any]:
         "critic.strategy": "fsdp2",
         "critic.fsdp.strategy": "fsdp2",
         "critic.model.path": config.critic.path or str(model),
+        f"critic.model.override_config.{HEADS}": method.heads,
         "critic.model.enable_gradient_checkpointing": False,
         "critic.optim.lr": config.critic.learning_rate,
-        "critic.cliprange_value": config.critic.clip or NO_CLIP,
         "critic.ppo_mini_batch_size": config.trainer.tasks_per_step,
         "critic.ppo_micro_batch_size_per_gpu": 8,
         "critic.ppo_epochs": config.trainer.epochs,

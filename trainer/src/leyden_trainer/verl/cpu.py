@@ -160,6 +160,8 @@ def _register_engines() -> None:
     from verl.workers.engine.base import EngineRegistry
     from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, FSDPEngineWithValueHead
 
+    from leyden_trainer.verl.critic import with_heads
+
     class OnCpu:
         """A reference engine would be given CPUOffloadPolicy(pin_memory=True): no memory is pinned without a GPU."""
 
@@ -181,7 +183,7 @@ def _register_engines() -> None:
 
     for kind, engine in (("language_model", CpuLanguageModel), ("value_model", CpuValueModel)):
         EngineRegistry.register(model_type=kind, backend=["fsdp2"], device="cpu")(engine)
-    verl.utils.model.load_valuehead_model = _load_valuehead_model
+    verl.utils.model.load_valuehead_model = with_heads(_load_valuehead_model)
 
 
 def _load_valuehead_model(local_path: str, torch_dtype: Any, model_config: Any, trust_remote_code: bool) -> Any:

@@ -18,7 +18,7 @@ from leyden_trainer.objectives import OBJECTIVES, Bounds, Objective
 __all__ = ["NO_CLIP", "loss_mode"]
 
 NO_CLIP = 1e30
-"""No dual clip (`clip_ratio_c`), no clip of values (`cliprange_value`): verl has no None for them."""
+"""No dual clip (`clip_ratio_c`): verl has no None for it."""
 
 PolicyLoss = Callable[..., tuple[Tensor, dict[str, float]]]
 

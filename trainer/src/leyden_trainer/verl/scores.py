@@ -3,6 +3,7 @@
 verl keeps figures of a row's responses; Leyden's rows are whole. Both are cut at the first sampled token.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,10 +13,13 @@ from torch import Tensor
 
 from leyden_trainer.assignment import Assignment
 from leyden_trainer.rows import RowScores, TrainingRow
+from leyden_trainer.verl.critic import TARGETS
 from leyden_trainer.verl.fields import response_start
 from leyden_trainer.verl.manager import Experience
 
-__all__ = ["TransferredScores", "columns_of"]
+_NAMES = {"advantages": "advantages", "weights": "rollout_is_weights", "logprobs": "old_log_probs"}
+
+__all__ = ["TransferredScores", "columns_of", "critic_columns"]
 
 
 class TransferredScores:
@@ -26,8 +30,9 @@ class TransferredScores:
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=names)
         self._experience = experience
         self._logprobs = dict(zip(batch.keys, data["old_log_probs"].unbind(0), strict=True))
-        self.values = dict(zip(batch.keys, data["values"].unbind(0), strict=True)) if with_values else {}
-        """The critic's, by verl's key; empty without one."""
+        values = zip(batch.keys, data["values"].unbind(0), strict=True) if with_values else ()
+        self.values = {key: row if row.dim() > 1 else row[:, None] for key, row in values}
+        """The critic's, by verl's key, (j, heads); empty without one."""
 
     async def score(self, rows: Sequence[TrainingRow]) -> list[RowScores]:
         """Of all transitions of the experience, in their order: those rows are asked for."""
@@ -35,7 +40,7 @@ class TransferredScores:
         return [self._scores(key, row) for (key, _), row in zip(keys.items(), rows, strict=True)]
 
     def _scores(self, key: str, row: TrainingRow) -> RowScores:
-        heads = (self.values[key],) if self.values else ()
+        heads = self.values[key].unbind(-1) if self.values else ()
         return RowScores(_spread(self._logprobs[key], row), tuple(_spread(head, row) for head in heads))
 
 
@@ -47,35 +52,34 @@ def _spread(of_responses: Tensor, row: TrainingRow) -> tuple[float, ...]:
 
 
 def columns_of(
-    batch: Any, experience: Experience, assignment: Assignment, *, values: dict[str, Tensor]
+    batch: Any, experience: Experience, assignment: Assignment, *, values: dict[str, Tensor], parts: int
 ) -> dict[str, list[Tensor]]:
     """For each row of verl's batch, over its responses: what its actor and critic learn.
 
-    `rollout_is_weights` are the tokens' weights in the step. Where a method gives a token no target for the critic, its
-    return is its own value: nothing is learnt there.
+    `rollout_is_weights` are the tokens' weights in the step, times the `parts` that the step is updated in. With a
+    critic there are `TARGETS` too, and verl's own `values` and `returns`, of the low head, for verl's figures alone.
     """
     taught = [t for t in experience.rows.values() if any(s.call_id in assignment.advantages for s in t.spans)]
     rows = {id(t): row for t, row in zip(taught, assignment.rows, strict=True)}
-    columns: dict[str, list[Tensor]] = {
-        name: [] for name in ("advantages", "returns", "rollout_is_weights", "old_log_probs")
-    }
+    columns: dict[str, list[Tensor]] = defaultdict(list)
     for key, tag in zip(batch.keys, batch.tags, strict=True):
         transition = experience.rows.get(key)
-        row = rows.get(id(transition))
-        nothing = torch.zeros(tag["response_len"])
-        returns = values[key].clone() if key in values else nothing
-        if transition is None or row is None:
-            given = (nothing, returns, nothing, nothing)
-        else:
-            start = response_start(transition)
-            for target in row.targets:
-                returns[target.place - start] = target.target
-            given = (
-                torch.tensor(row.advantages[start:]),
-                returns,
-                torch.tensor(row.weights[start:]),
-                torch.tensor(row.logprobs[start:]),
-            )
-        for name, column in zip(columns, given, strict=True):
-            columns[name].append(column)
+        row = rows.get(id(transition)) if transition is not None else None
+        start = response_start(transition) if transition is not None else 0
+        for name in ("advantages", "weights", "logprobs"):
+            figures = getattr(row, name)[start:] if row is not None else [0.0] * tag["response_len"]
+            columns[_NAMES[name]].append(torch.tensor(figures) * (parts if name == "weights" else 1))
+        if values:
+            for name, column in critic_columns(row, start, values[key], parts=parts).items():
+                columns[name].append(column)
     return columns
+
+
+def critic_columns(row: TrainingRow | None, start: int, old: Tensor, *, parts: int) -> dict[str, Tensor]:
+    """The critic's columns of a row, (j, heads) but for verl's own; where there is no target, the weight is 0."""
+    targets, weights = old.clone(), torch.zeros_like(old)
+    for target in row.targets if row is not None else ():
+        place = (target.place - start, target.head)
+        targets[place], weights[place] = target.target, target.weight * parts
+    own = dict(zip(TARGETS, (targets, weights, old), strict=True))
+    return {**own, "values": old[:, 0], "returns": targets[:, 0]}

@@ -16,6 +16,7 @@ import ray
 import torch
 from omegaconf import OmegaConf
 from ray.exceptions import RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 
 from leyden.client import HttpStore
@@ -30,10 +31,11 @@ from leyden_trainer.local.source import model_folder
 from leyden_trainer.screen import Screen
 from leyden_trainer.summary import Summary, draw_curve, write_summary
 from leyden_trainer.tasks import check_apart
+from leyden_trainer.verl.runners import ray_runners
 
 __all__ = ["print_verl_config", "run_training"]
 
-_EXTERNAL = "leyden_trainer.verl.policy_loss"
+_EXTERNAL = ("leyden_trainer.verl.policy_loss", "leyden_trainer.verl.critic")
 LOOPBACK = "127.0.0.2"
 """Ray replaces 127.0.0.1 by an address that other machines reach; the rest of 127/8 it leaves alone."""
 
@@ -71,14 +73,18 @@ async def run_training(
         finally:
             await store.close()
         died = None
-        if config.agent.runners:
+        if config.agent.runners == 1:
             died = await stack.enter_async_context(started_runner(config, server, folder))
-        await stack.enter_async_context(_ray(config, settings, folder))
+        await stack.enter_async_context(_ray(config, settings))
+        if config.agent.runners == "ray":
+            died = await stack.enter_async_context(ray_runners(config, server, folder))
         from leyden_trainer.verl.task_runner import Job, TaskRunner
 
         job = Job(config, folder, server.url, server.key, judge_key, on_cpu)
         actor: Any = ray.remote(num_cpus=1)(TaskRunner)
-        runner = actor.remote(job)
+        # On this node: the run's folder is here.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        runner = actor.options(scheduling_strategy=here).remote(job)
         await _until_done(runner.run.remote(settings), died)
     summary = _summary(config, folder, time.perf_counter() - began)
     write_summary(folder / "summary.json", summary)
@@ -90,7 +96,6 @@ def _check_honoured(config: TrainConfig) -> None:
     """Refuse what this backend would have to ignore."""
     heads = configured_method(config).heads
     ignored = {
-        f"credit.method = {config.credit.method!r}, whose critic has two heads": heads > 1,
         'critic.kind = "head" (verl\'s critic is a model of its own: set "model")': heads
         and config.critic.kind == "head",
         "critic.backbone": heads and config.critic.backbone > 0,
@@ -111,7 +116,7 @@ def _check_honoured(config: TrainConfig) -> None:
 def _prepare_environment() -> bool:
     """Set what verl reads from the environment, before its first import; returns whether this is a CPU's."""
     on_cpu = not torch.cuda.is_available()
-    modules = [_EXTERNAL]
+    modules = [*_EXTERNAL]
     if on_cpu:
         modules.insert(0, "leyden_trainer.verl.cpu")
         os.environ |= {
@@ -138,7 +143,7 @@ def _verl_config(config: TrainConfig, folder: Path, model: Path, on_cpu: bool) -
 
 
 @contextlib.asynccontextmanager
-async def _ray(config: TrainConfig, settings: Any, folder: Path) -> AsyncGenerator[None]:
+async def _ray(config: TrainConfig, settings: Any) -> AsyncGenerator[None]:
     """Joined, or started on loopback; on a CPU with one logical GPU for each worker that verl places."""
     from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
 

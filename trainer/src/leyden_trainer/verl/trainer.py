@@ -6,8 +6,9 @@ Two private methods are overridden, each for one reason: `_compute_advantage` (o
 """
 
 import asyncio
+import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
@@ -20,14 +21,17 @@ from verl.trainer.ppo.utils import Role
 from verl.trainer.ppo.v1 import PPOTrainerSync
 
 from leyden.errors import TrainingStopped
+from leyden_trainer.advice import Advisor, notes
 from leyden_trainer.assignment import Assignment, assigned
 from leyden_trainer.config import TrainConfig
 from leyden_trainer.credit import CreditMethod, Memory
 from leyden_trainer.crediting import credits_of
 from leyden_trainer.journal import Journal
 from leyden_trainer.transitions import merge_rate
+from leyden_trainer.verl.critic import critic_loss
 from leyden_trainer.verl.manager import Experience, RolloutManager
 from leyden_trainer.verl.scores import TransferredScores, columns_of
+from leyden_trainer.verl.sink import Sink
 
 __all__ = ["MEMORY", "LeydenTrainer"]
 
@@ -47,12 +51,19 @@ class LeydenTrainer(PPOTrainerSync):
         self._settings, self._run, self._method, self._on_cpu = settings, run, method, on_cpu
         self._journal: Journal | None = None
         self._memory: Memory = {}
+        self._advisor = Advisor(settings.trainer)
         super().__init__(config)
         self.replay_buffer.poll_interval = POLL_S
 
     def resume(self, journal: Journal, memory: Memory) -> None:
         """Where the figures of each step go, and what the credit method remembers of the steps before."""
         self._journal, self._memory = journal, memory
+
+    def on_init_end(self) -> None:
+        """Weights are loaded; the critic, if there is one, learns what our methods say."""
+        super().on_init_end()
+        if self.use_critic:
+            self.critic_wg.set_loss_fn(functools.partial(critic_loss, clip=self._settings.critic.clip))
 
     def serve(self, *, held: bool) -> None:
         """Tell the gateway where the policy is, and that its weights have made `global_steps` steps."""
@@ -65,12 +76,20 @@ class LeydenTrainer(PPOTrainerSync):
     def on_train_begin(self) -> None:
         """The figures go where a run of the local backend leaves them too."""
         super().on_train_begin()
-        self.logger.logger["leyden"] = _Sink(self._note)
+        self.logger.logger["leyden"] = Sink(self._note, self._remarks)
 
     def _note(self, step: int, metrics: Mapping[str, float]) -> None:
         if self._journal is not None:
             self._journal.write(step, metrics)
         self.agent_loop_manager.note(step, metrics)
+
+    def _remarks(self, figures: Mapping[str, float]) -> list[str]:
+        """As the local backend's terminal says it: what happened to the rollouts, and what to do about it."""
+        experience = self.agent_loop_manager.experience
+        if experience is None:
+            return []
+        warnings = self._advisor.warnings(figures, experience.batch)
+        return [*notes(experience.batch), *(f"warning: {line}" for line in warnings)]
 
     def on_sample_end(self) -> None:
         """All rollouts of the step are in; requests of late ones wait while the weights change."""
@@ -128,7 +147,9 @@ class LeydenTrainer(PPOTrainerSync):
                 method=self._settings.credit.method,
             )
         )
-        columns = columns_of(batch, experience, assignment, values=scored.values)
+        columns = columns_of(
+            batch, experience, assignment, values=scored.values, parts=self._settings.trainer.minibatches
+        )
         fields = TensorDict({name: _jagged(rows) for name, rows in columns.items()}, batch_size=len(batch))
         batch = tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
         metrics.update(_figures(experience, assignment, self.agent_loop_manager.num_groups))
@@ -144,7 +165,7 @@ class LeydenTrainer(PPOTrainerSync):
 
 
 def _jagged(rows: Sequence[Tensor]) -> Tensor:
-    """(B, j), float32."""
+    """(B, j) or (B, j, heads), float32."""
     return torch.nested.as_nested_tensor([row.float() for row in rows], layout=torch.jagged)
 
 
@@ -157,6 +178,7 @@ def _figures(experience: Experience, assignment: Assignment, num_groups: int) ->
         "leyden/importance_mean": importance and importance.mean,
         "leyden/importance_capped": importance and importance.capped,
         "leyden/explained_variance": assignment.explained_variance,
+        "leyden/tokens": sum(sum(row.mask) for row in assignment.rows),
         "leyden/rollouts": len(batch.members),
         "leyden/failed": batch.num_failed,
         "leyden/incomplete": batch.num_incomplete,
@@ -168,33 +190,3 @@ def _figures(experience: Experience, assignment: Assignment, num_groups: int) ->
         **{f"{MEMORY}{name}": value for name, value in assignment.memory.items()},
     }
     return {name: float(value) for name, value in figures.items() if value is not None}
-
-
-class _Sink:
-    """A logger of verl's that writes Leyden's `metrics.jsonl` and TensorBoard files, and a line a step."""
-
-    _NAMES: Mapping[str, str] = {
-        "leyden/reward": "reward",
-        "leyden/reward_error": "reward_error",
-        "actor/entropy": "entropy",
-        "actor/grad_norm": "grad_norm",
-        "actor/pg_loss": "loss",
-        "actor/ppo_kl": "kl",
-        "actor/clip_fraction": "clip_fraction",
-        "leyden/mismatch": "mismatch",
-        "timing_s/step": "seconds",
-        "timing_s/gen": "seconds_rollouts",
-    }
-
-    def __init__(self, note: Callable[[int, Mapping[str, float]], None]) -> None:
-        self._note = note
-
-    def log(self, data: Mapping[str, Any], step: int) -> None:
-        figures = {self._NAMES.get(name, name): float(v) for name, v in data.items() if isinstance(v, int | float)}
-        self._note(step, figures)
-        shown = [name for name in self._NAMES.values() if name != "reward_error"]
-        parts = [f"{name} {figures[name]:.4g}" for name in shown if name in figures]
-        print(f"step {step:>3}  {'  '.join(parts)}", flush=True)
-
-    def finish(self) -> None:
-        """The journal is closed by who opened it."""

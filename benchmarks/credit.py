@@ -20,7 +20,7 @@ from leyden_trainer.credit import CallView, CreditMethod, Group, RolloutView, as
 matplotlib.use("Agg")
 Array = NDArray[Any]
 
-METHODS = ("broadcast", "dr_mas", "return_to_go", "gigpo", "group_regression")
+METHODS = ("broadcast", "dr_mas", "return_to_go", "gigpo", "group_regression", "anchor_td")
 RATES = (0.1, 0.2, 0.4, 0.8)
 TUNING_SEEDS = (1000, 1001, 1002)
 GROUPS, MEMBERS = 4, 8

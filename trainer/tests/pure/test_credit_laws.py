@@ -138,6 +138,20 @@ def test_with_lambda_1_a_tokens_advantage_is_its_return_minus_its_value(group: G
 
 
 @given(groups())
+def test_with_lambda_1_anchor_td_is_the_return_to_go_minus_the_worth_of_the_situation(group: Group) -> None:
+    got = values("anchor_td", group, lam=1.0, share=0.0)
+    assume(any(values("broadcast", group).values()) and any(abs(value) > 1e-6 for value in got.values()))
+    made = {c.id: (c.observation, v) for r in group for c, v in zip(r.calls, returns_to_go(r), strict=True)}
+    usual = sum(returns_to_go(r)[0] for r in group) / len(group)
+    raw: dict[str, float] = {}
+    for call_id, (place, value) in made.items():
+        here = [v for other, v in made.values() if other == place]
+        raw[call_id] = value - (sum(here) + usual) / (len(here) + 1)
+    scale = math.hypot(*values("broadcast", group).values()) / math.hypot(*raw.values())
+    assert got == pytest.approx({k: v * scale for k, v in raw.items()}, abs=1e-6)
+
+
+@given(groups())
 def test_with_lambda_1_both_levels_of_hae_telescope_and_nothing_crosses_a_segments_border(group: Group) -> None:
     got = advantages("hae", group, **PLAIN, lam_segment=1.0)
     for rollout in group:

@@ -180,6 +180,67 @@ def test_group_regression_is_broadcast_where_decisions_do_not_repeat_or_explain_
         assert advantages("group_regression", group) == advantages("broadcast", group)
 
 
+def walked(*rewards_and_places: tuple[float, str]) -> list[RolloutView]:
+    """Rollouts of one task, one call of agent x for each place seen."""
+    return [
+        RolloutView(
+            str(n),
+            reward,
+            tuple(CallView(f"{n}-{k}", "x", state="task", observation=place) for k, place in enumerate(places)),
+        )
+        for n, (reward, places) in enumerate(rewards_and_places)
+    ]
+
+
+def test_anchor_td_credits_a_call_with_how_much_better_its_agents_next_situation_is() -> None:
+    # The step's mean is 0.5 and counts as one visit: o is worth (1 + 0 + 0 + 0.5) / 4, p is worth (1 + 0.5) / 2
+    o, p = 0.375, 0.75
+    raw = {"0-1": 1 - p, "0-0": p - o + 0.5 * (1 - p), "1-1": 0 - o, "1-0": o - o + 0.5 * (0 - o)}
+    # Broadcast's are ±0.5 / (√0.5 + 1e-4), twice each
+    scale = 2 * 0.5 / (math.sqrt(0.5) + 1e-4) / math.sqrt(0.25**2 + 0.5**2 + 0.375**2 + 0.1875**2)
+    group = walked((1.0, "op"), (0.0, "oo"))
+    assert values("anchor_td", group, lam=0.5, share=0.0) == pytest.approx({k: v * scale for k, v in raw.items()})
+    mixed = values("anchor_td", group, lam=0.5, share=0.25)
+    assert mixed["1-0"] == pytest.approx(0.75 * -0.1875 * scale - 0.25 * 0.5 / (math.sqrt(0.5) + 1e-4))
+
+
+def test_anchor_td_carries_what_anchors_were_worth_from_step_to_step_task_by_task() -> None:
+    method = credit_method("anchor_td", options={"lam": 0.0, "decay": 0.5, "share": 0.0})
+    group = walked((1.0, "op"), (0.0, "oo"))
+    _, memory = assign(method, [group])
+    assert sorted(memory.values()) == [[1.0, 1.0], [3.0, 1.0]]
+    again, memory = assign(method, [group], memory)
+    assert sorted(memory.values()) == [[1.5, 1.5], [4.5, 1.5]]
+    # Half of the first step's visits count: o = (0.5 + 1 + 0.5) / (1.5 + 3 + 1), p = (0.5 + 1 + 0.5) / (0.5 + 1 + 1)
+    o, p = 2 / 5.5, 2 / 2.5
+    assert again["0-0"].value / again["1-1"].value == pytest.approx((p - o) / -o)
+    elsewhere = [replace(r, calls=tuple(replace(c, state="other task") for c in r.calls)) for r in group]
+    assert {k: a.value for k, a in assign(method, [elsewhere], memory)[0].items()} == pytest.approx(
+        values("anchor_td", group, lam=0.0, share=0.0)
+    )
+
+
+def test_anchor_td_learns_in_a_group_of_equals_from_what_was_seen_but_not_in_a_group_of_one() -> None:
+    method = credit_method("anchor_td", options={"share": 0.0})
+    seen, equals = walked((1.0, "op"), (0.0, "oo")), walked((0.0, "op"), (0.0, "oo"))
+    equals = [replace(r, calls=tuple(replace(c, id=f"equal {c.id}") for c in r.calls)) for r in equals]
+    # p has been worth more: going there is credited even where no rollout arrived
+    got, memory = assign(method, [seen, equals])
+    assert got["equal 0-0"].value > 0 > got["equal 0-1"].value
+    assert {a.value for a in assign(method, [equals], memory)[0].values()} == {0.0}
+    assert {assign(method, [seen, equals[:1]])[0][f"equal 0-{k}"].value for k in (0, 1)} == {0.0}
+
+
+def test_anchor_td_forgets_anchors_that_are_no_longer_met_and_keeps_none_for_calls_without_one() -> None:
+    method = credit_method("anchor_td", options={"decay": 0.5})
+    _, memory = assign(method, [walked((1.0, "op"), (0.0, "oo"))])
+    unseen = [RolloutView(str(n), float(n), (CallView(str(n), "x"),)) for n in range(2)]
+    for _ in range(9):
+        assert memory
+        _, memory = assign(method, [unseen], memory)
+    assert memory == {}
+
+
 def scored() -> RolloutView:
     """Two segments: a1 of two tokens and a2 of one, then b1 of one; the reward 1 falls on b1, 0.5 on a1."""
     return RolloutView(

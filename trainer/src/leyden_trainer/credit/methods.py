@@ -9,6 +9,7 @@ from pydantic import JsonValue, ValidationError
 from leyden.errors import BadConfig
 from leyden.runner.reference import load_function
 from leyden_trainer.credit import options as o
+from leyden_trainer.credit.anchor_td import anchor_td
 from leyden_trainer.credit.anchors import c3, gigpo
 from leyden_trainer.credit.critic import Horizon, hae, token_gae, turn_ppo
 from leyden_trainer.credit.group import Advantage, Group
@@ -110,6 +111,7 @@ METHODS: dict[str, Entry] = {
     "group_regression": Entry(
         lambda p: _each(lambda group: group_regression(group, **p.model_dump())), o.GroupRegression
     ),
+    "anchor_td": Entry(lambda p: lambda groups, memory: anchor_td(groups, memory, **p.model_dump()), o.AnchorTd),
     "ppo": Entry(_ppo, o.Ppo, heads=1),
     "multi_level_gae": Entry(_multi_level, o.MultiLevelGae, heads=1),
     "turn_ppo": Entry(lambda p: _step(lambda groups: turn_ppo(groups, **p.model_dump())), o.TurnPpo, heads=1),

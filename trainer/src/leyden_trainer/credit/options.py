@@ -6,6 +6,7 @@ from leyden_trainer.credit.anchors import Anchor
 from leyden_trainer.credit.compare import Scale
 
 __all__ = [
+    "AnchorTd",
     "Gigpo",
     "GroupRegression",
     "Hae",
@@ -66,6 +67,18 @@ class GroupRegression(Options):
 
     share: float = Field(default=0.3, ge=0, le=1)
     """Of what no decision explains; each call of the rollout gets it."""
+    anchor: Anchor = "observation"
+
+
+class AnchorTd(Options):
+    """See `anchor_td.anchor_td`."""
+
+    lam: float = Field(default=0.5, ge=0, le=1)
+    """Per call of the agent."""
+    decay: float = Field(default=0.7, ge=0, lt=1)
+    """Per step, of what earlier steps saw."""
+    share: float = Field(default=0.3, ge=0, le=1)
+    """Of `broadcast`; the rest is the TD part."""
     anchor: Anchor = "observation"
 
 

@@ -70,7 +70,7 @@ class LangChainAdapter:
 
     def called(self, call_id: str, structure: Structure, scope: Scope) -> None:
         """See `Adapter.called`."""
-        run = _handler.runs.get(UUID(structure.run_id)) if structure.run_id else None
+        run = _handler.runs.told(structure.run_id) if structure.run_id else None
         if run is not None:
             run.call_id = call_id
             run.scope = scope

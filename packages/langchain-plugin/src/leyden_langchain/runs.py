@@ -27,6 +27,8 @@ class Run:
     """Of a tool run: whether another agent called a model within it."""
     call_id: str | None = None
     """The Leyden call of a model run, once the hook has seen it."""
+    told_id: str | None = None
+    """Of a model run: its id as its structure tells it."""
     is_tool: bool = False
     scope: Scope | None = None
     request: dict[str, Any] | None = None
@@ -39,6 +41,7 @@ class Runs:
 
     def __init__(self) -> None:
         self._runs: dict[UUID, Run] = {}
+        self._told: dict[str, Run] = {}
         self._asked_by: WeakKeyDictionary[Scope, dict[str, str]] = WeakKeyDictionary()
         self._handoffs: dict[tuple[UUID, str], str] = {}
         """(run of a graph, node that it goes to) → the call that handed off."""
@@ -65,7 +68,14 @@ class Runs:
         if self._handoffs:
             for key in [key for key in tuple(self._handoffs) if key[0] == run_id]:
                 self._handoffs.pop(key, None)
-        return self._runs.pop(run_id, None)
+        run = self._runs.pop(run_id, None)
+        if run is not None and run.told_id is not None:
+            self._told.pop(run.told_id, None)
+        return run
+
+    def told(self, run_id: str) -> Run | None:
+        """The model run under way whose structure was told with this id."""
+        return self._told.get(run_id)
 
     def get(self, run_id: UUID) -> Run | None:
         """A run that is under way."""
@@ -94,6 +104,9 @@ class Runs:
         """Who makes this model call."""
         node = run.metadata.get("langgraph_node")
         agent, parent = self._place(run)
+        run.told_id = str(run.id)
+        if run.id in self._runs:
+            self._told[run.told_id] = run
         return Structure(
             framework="langgraph" if node else "langchain",
             agent=agent,
@@ -101,7 +114,7 @@ class Runs:
             step=run.metadata.get("langgraph_step"),
             namespace=_namespace(run),
             parent=parent,
-            run_id=str(run.id),
+            run_id=run.told_id,
         )
 
     def _led_by(self, run: Run) -> str | None:

@@ -1,8 +1,8 @@
 """What capture costs the agent: CPU of the calling thread added to each model call, beside other instrumentations.
 
-Each variant has a process of its own, with a transport inside it instead of a network; they are measured in turns of a
-few runs, and compared turn by turn. What an instrumentation does in other threads (Leyden's recorder, OpenTelemetry's
-batch exporter) is in the last column only.
+Hooks are turned on and off within one process (blocks of runs: on, off, off, on), so that a difference is between the
+same objects moments apart; a process that turns nothing on shows the noise. Its transport is no network. What an
+instrumentation does outside the runs (Leyden's recorder, OpenTelemetry's batch exporter) is in the last column.
 """
 
 # pyright: reportMissingImports=false
@@ -10,7 +10,9 @@ batch exporter) is in the last column only.
 
 import argparse
 import asyncio
+import gc
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -18,22 +20,36 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 LIMIT_MS = 0.15
 VARIANTS = {
-    "none": "no hooks",
+    "none": "nothing turned on (noise)",
     "leyden": "Leyden",
     "openinference": "OpenInference langchain + openai",
     "otel": "OpenTelemetry GenAI langchain + openai",
 }
 AGENTS = {"chat": "ChatOpenAI", "graph": "LangGraph agent"}
 WARM_UP = 30
+SETTLE_IN = 3
+"""Runs after each turn of the switch that are not counted: Python looks up patched methods anew."""
 CALLS_OF = {"chat": 1, "graph": 2}
 """Model calls of one run."""
-Settle = Callable[[], object]
-"""Waits for what other threads have still to do for the runs of a block."""
+
+
+@dataclass(frozen=True)
+class Switch:
+    """How to turn an instrumentation on and off, and how to see that it was."""
+
+    on: Callable[[], object]
+    off: Callable[[], object]
+    """Leaves the process as if it had never been on."""
+    settle: Callable[[], object]
+    """Waits for what other threads have still to do for the runs of a block."""
+    seen: Callable[[], int]
+    """How many calls (or spans) it has recorded."""
 
 
 def answers(request: Any) -> Any:
@@ -76,13 +92,16 @@ def agent(name: str) -> Callable[[], Any]:
     return lambda: graph.invoke({"messages": asked})
 
 
-def instrument(variant: str) -> Settle:
-    """Turn on OpenInference or OpenTelemetry, exporting in batches to nowhere."""
+def peer(variant: str) -> Switch:
+    """OpenInference or OpenTelemetry, exporting in batches to nowhere."""
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
+    spans_seen: list[int] = []
+
     class Nowhere(SpanExporter):
         def export(self, spans: Any) -> SpanExportResult:
+            spans_seen.append(len(spans))
             return SpanExportResult.SUCCESS
 
     provider = TracerProvider()
@@ -93,13 +112,51 @@ def instrument(variant: str) -> Settle:
     else:
         from opentelemetry.instrumentation.genai.langchain import LangChainInstrumentor
         from opentelemetry.instrumentation.genai.openai import OpenAIInstrumentor
-    LangChainInstrumentor().instrument(tracer_provider=provider)
-    OpenAIInstrumentor().instrument(tracer_provider=provider)
-    return provider.force_flush
+    instrumentors = (LangChainInstrumentor(), OpenAIInstrumentor())
+
+    def on() -> None:
+        for instrumentor in instrumentors:
+            instrumentor.instrument(tracer_provider=provider)
+
+    def off() -> None:
+        for instrumentor in instrumentors:
+            instrumentor.uninstrument()
+
+    return Switch(on, off, provider.force_flush, lambda: sum(spans_seen))
 
 
-def measure(run: Callable[[], Any], runs: int, settle: Settle) -> tuple[float, float]:
-    """(median of the calling thread, mean of the whole process) in CPU milliseconds for each run of the agent."""
+def leyden(scope: Any) -> Switch:
+    """Leyden's capture, as `leyden run` turns it on."""
+    from langchain_core.tracers import context
+
+    from leyden.capture import flush, install_capture, uninstall_capture
+
+    hooks: list[Any] = context._configure_hooks  # type: ignore[reportPrivateUsage]
+    without = list(hooks)
+
+    def off() -> None:
+        uninstall_capture()
+        # LangChain has no way to take a hook back; the baseline must not carry the handler, though it ignores all.
+        hooks[:] = without
+
+    def on() -> None:
+        hooks[:] = with_hook
+        install_capture(require_scope=True)
+
+    install_capture(require_scope=True)
+    with_hook = list(hooks)
+    off()
+    if len(with_hook) != len(without) + 1:
+        raise RuntimeError(f"LangChain has {len(with_hook)} hooks with capture, expected {len(without) + 1}")
+    return Switch(on, off, lambda: flush(scope, timeout_s=60.0), lambda: len(scope.call_ids))
+
+
+def measure(run: Callable[[], Any], runs: int, settle: Callable[[], object]) -> tuple[float, float]:
+    """CPU milliseconds for each run of the agent: (median in the caller, mean outside the runs)."""
+    for _ in range(SETTLE_IN):
+        run()
+    settle()
+    gc.collect()  # else one block pays for what another left behind
     took_ms: list[float] = []
     process_s = time.process_time()
     for _ in range(runs):
@@ -107,34 +164,62 @@ def measure(run: Callable[[], Any], runs: int, settle: Settle) -> tuple[float, f
         run()
         took_ms.append((time.thread_time_ns() - begun_ns) / 1e6)
     settle()
-    return statistics.median(took_ms), (time.process_time() - process_s) * 1000 / runs
+    # OpenTelemetry exports what is left in the thread that flushes: work of the background all the same.
+    outside_ms = (time.process_time() - process_s) * 1000 - sum(took_ms)
+    return statistics.median(took_ms), outside_ms / runs
 
 
-def blocks(name: str, runs: int, settle: Settle) -> int:
-    """Measure a block of runs for each line of input, and print its figures as JSON; how many calls were made."""
+def measure_turn(run: Callable[[], Any], runs: int, switch: Switch) -> dict[str, float]:
+    """Blocks on, off, off, on, so that a machine that grows steadily slower adds nothing; CPU milliseconds a run."""
+    blocks: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
+    for turned_on, turn in ((True, switch.on), (False, switch.off), (False, None), (True, switch.on)):
+        if turn is not None:
+            turn()
+        before = switch.seen()
+        blocks[turned_on].append(measure(run, runs, switch.settle))
+        if not turned_on and switch.seen() != before:
+            raise RuntimeError(f"{switch.seen() - before} calls or spans were recorded while it was turned off")
+    switch.off()
+    caller = {turned_on: statistics.mean(caller for caller, _ in some) for turned_on, some in blocks.items()}
+    outside = {turned_on: statistics.mean(outside for _, outside in some) for turned_on, some in blocks.items()}
+    return {"off": caller[False], "added": caller[True] - caller[False], "outside": outside[True] - outside[False]}
+
+
+def take_turns(name: str, runs: int, switch: Switch) -> int:
+    """Measure a turn for each line of input, and print its figures as JSON; how many calls were made while on."""
     run = agent(name)
-    measure(run, WARM_UP, settle)
-    made = WARM_UP
+    for turn in (switch.on, switch.off):
+        turn()
+        for _ in range(WARM_UP):
+            run()
+    gc.freeze()  # what is there to stay is not looked through again before each block
+    num_on = WARM_UP
     print("ready", flush=True)
     for _ in sys.stdin:
-        print(json.dumps([ms / CALLS_OF[name] for ms in measure(run, runs, settle)]), flush=True)
-        made += runs
-    return made * CALLS_OF[name]
+        figures = measure_turn(run, runs, switch)
+        print(json.dumps({figure: ms / CALLS_OF[name] for figure, ms in figures.items()}), flush=True)
+        num_on += 2 * (SETTLE_IN + runs)
+    switch.settle()
+    return num_on * CALLS_OF[name]
 
 
 def worker(variant: str, name: str, runs: int, server_url: str, key: str) -> None:
     """Measure one variant in this process."""
-    if variant != "leyden":
-        blocks(name, runs, instrument(variant) if variant != "none" else lambda: None)
+    if variant == "none":
+        take_turns(name, runs, Switch(lambda: None, lambda: None, lambda: None, lambda: 0))
         return
-    from leyden.capture import flush, install_capture
+    if variant != "leyden":
+        switch = peer(variant)
+        num_on = take_turns(name, runs, switch)
+        if switch.seen() < num_on:
+            raise RuntimeError(f"{variant} recorded {switch.seen()} spans of {num_on} calls")
+        return
     from leyden.scope import Scope, enter_scope
 
-    install_capture(require_scope=True)
     with enter_scope(Scope("bench", 1, server_url, key)) as scope:
-        made = blocks(name, runs, lambda: flush(scope, timeout_s=60.0))
-    if scope.losses or len(scope.call_ids) != made:
-        raise RuntimeError(f"capture lost something: {scope.losses[:3]}, {len(scope.call_ids)} of {made} calls")
+        num_on = take_turns(name, runs, leyden(scope))
+    if scope.losses or len(scope.call_ids) != num_on:
+        raise RuntimeError(f"capture lost something: {scope.losses[:3]}, {len(scope.call_ids)} of {num_on} calls")
 
 
 async def rollout_key(url: str, operator_key: str) -> str:
@@ -150,11 +235,11 @@ async def rollout_key(url: str, operator_key: str) -> str:
     return claim.key
 
 
-Figures = dict[str, list[tuple[float, float]]]
-"""Variant → (caller, whole process) of each block; the blocks of one number were measured one right after the other."""
+Figures = dict[str, list[dict[str, float]]]
+"""Variant → the figures of each turn (see `measure_turn`)."""
 
 
-def collect(name: str, runs: int, num_blocks: int) -> Figures:
+def collect(name: str, runs: int, num_turns: int) -> Figures:
     """Figures of every variant. All of their processes live at once and take turns, so that all meet the same machine.
 
     Leyden has a real server to write to, in this process.
@@ -181,10 +266,10 @@ def collect(name: str, runs: int, num_blocks: int) -> Figures:
         }
         for process in workers.values():
             told(process)  # that it is warm
-        for _ in range(num_blocks):
+        for _ in range(num_turns):
             for variant, process in workers.items():
                 print("go", file=process.stdin, flush=True)
-                figures[variant].append(tuple(json.loads(told(process))))
+                figures[variant].append(json.loads(told(process)))
         for variant, process in workers.items():
             process.communicate()
             if process.returncode:
@@ -201,37 +286,53 @@ def told(process: "subprocess.Popen[str]") -> str:
     return line
 
 
-def report(name: str, figures: Figures) -> float:
-    """Print a table; what Leyden adds, as the median over blocks of the difference to the block without hooks."""
-    print(
-        f"\n| {AGENTS[name]}, CPU ms a call | caller | added | quartiles | added, all threads |\n|---|---|---|---|---|"
-    )
-    added: dict[str, float] = {}
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Two of the values between which the median lies with a confidence of at least 0.95, whatever the distribution.
+
+    They are the ones at equal ranks from both ends, by the binomial distribution with p = 1/2; at least six values.
+    """
+    num = len(values)
+    rank, outside = 0, 2 / 2**num
+    while outside + 2 * math.comb(num, rank + 1) / 2**num <= 0.05:
+        rank += 1
+        outside += 2 * math.comb(num, rank) / 2**num
+    return sorted(values)[rank], sorted(values)[num - 1 - rank]
+
+
+def report(name: str, figures: Figures) -> tuple[float, float, float]:
+    """Print a table; what Leyden adds, as the median over turns of on less off, and its interval."""
+    print(f"\n| {AGENTS[name]}, CPU ms a call | off | added | 95 % interval | added in the background |")
+    print("|---|---|---|---|---|")
+    told_of: dict[str, tuple[float, float, float]] = {}
     for variant, label in VARIANTS.items():
-        pairs = list(zip(figures[variant], figures["none"], strict=True))
-        differences = [thread - base for (thread, _), (base, _) in pairs]
-        low, added[variant], high = statistics.quantiles(differences, n=4)
-        whole = statistics.median(process - base for (_, process), (_, base) in pairs)
-        caller = statistics.median(thread for (thread, _), _ in pairs)
-        beside = "| | |" if variant == "none" else f"{added[variant]:.3f} | {low:.3f} to {high:.3f} | {whole:.3f} |"
-        print(f"| {label} | {caller:.3f} | {beside}")
-    return added["leyden"]
+        off, added, outside = ([turn[figure] for turn in figures[variant]] for figure in ("off", "added", "outside"))
+        low, high = median_interval(added)
+        told_of[variant] = statistics.median(added), low, high
+        print(
+            f"| {label} | {statistics.median(off):.3f} | {statistics.median(added):.3f} | {low:.3f} to {high:.3f} "
+            f"| {statistics.median(outside):.3f} |"
+        )
+    return told_of["leyden"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print a table for each agent, and the verdict."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=20, help="runs of the agent in each block")
-    parser.add_argument("--blocks", type=int, default=40, help="blocks of each variant")
+    parser.add_argument("--turns", type=int, default=100, help="turns (on, off, off, on) of each variant; at least 6")
     parser.add_argument("--worker", nargs=4, metavar=("VARIANT", "AGENT", "URL", "KEY"), help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.worker:
         variant, name, url, key = given.worker
         worker(variant, name, given.runs, url, key)
         return 0
-    added = {name: report(name, collect(name, given.runs, given.blocks)) for name in AGENTS}
-    met = max(added.values()) < LIMIT_MS
-    figures = ", ".join(f"{AGENTS[name]} {value:.3f} ms" for name, value in added.items())
+    if given.turns < 6:
+        parser.error(f"--turns must be at least 6 for an interval of the median, got {given.turns}")
+    added = {name: report(name, collect(name, given.runs, given.turns)) for name in AGENTS}
+    met = max(median for median, _, _ in added.values()) < LIMIT_MS
+    figures = ", ".join(
+        f"{AGENTS[name]} {median:.3f} ms ({low:.3f} to {high:.3f})" for name, (median, low, high) in added.items()
+    )
     print(f"\ncaller CPU added per call: {figures} (required below {LIMIT_MS} ms): {'met' if met else 'missed'}")
     return 0 if met else 1
 

@@ -1,12 +1,30 @@
-"""The `leyden` command as a user types it in an example's folder, without a key of a provider at hand."""
+"""Copies of examples to try things in, and the `leyden` command as a user types it there, without a provider's key."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+EXAMPLES = Path(__file__).resolve().parent
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Callable[[str], Path]:
+    """(an example's name) → a copy of its programs and settings, beside the chat template that examples share."""
+
+    def copy(name: str) -> Path:
+        place = tmp_path / name
+        place.mkdir()
+        shutil.copy(EXAMPLES / "chatml_tools.jinja", tmp_path)
+        for path in [*(EXAMPLES / name).glob("*.py"), *(EXAMPLES / name).glob("*.toml")]:
+            shutil.copy(path, place)
+        return place
+
+    return copy
 
 
 @pytest.fixture

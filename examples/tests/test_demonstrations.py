@@ -15,21 +15,14 @@ from leyden.testing.fake_server import FakeServer, Reply
 from leyden_trainer.local.rendering import Renderer
 from leyden_trainer.testing import make_tiny_model, warm_tiny_model
 
-EXAMPLES = Path(__file__).resolve().parents[1]
-TEMPLATE = EXAMPLES / "chatml_tools.jinja"
-CACHE = EXAMPLES.parent / ".cache" / "tiny-models"
+CACHE = Path(__file__).resolve().parents[2] / ".cache" / "tiny-models"
 Leyden = Callable[..., str]
 
 
 @pytest.fixture(params=["math_tools", "multihop_qa"])
-def folder(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+def folder(copied: Callable[[str], Path], request: pytest.FixtureRequest) -> Path:
     """A copy of the example with a few tasks."""
-    example = EXAMPLES / request.param
-    place = tmp_path / example.name
-    place.mkdir()
-    shutil.copy(TEMPLATE, tmp_path)
-    for path in [*example.glob("*.py"), *example.glob("*.toml")]:
-        shutil.copy(path, place)
+    place = copied(request.param)
     command = [sys.executable, "make_tasks.py", "--train", "8", "--heldout", "2"]
     subprocess.run(command, cwd=place, check=True)
     return place
@@ -58,7 +51,7 @@ def test_the_agent_sends_what_its_demonstrations_show_and_is_rewarded(folder: Pa
         told = leyden(folder, "run", "agent.py:solve", "--tasks", "one.jsonl", "--reward", "reward.py:score", *model)
     assert "mean reward 1.000 over 1 complete rollouts" in told
     tokenizer = AutoTokenizer.from_pretrained(make_tiny_model(folder / "model"))
-    tokenizer.chat_template = TEMPLATE.read_text()
+    tokenizer.chat_template = (folder.parent / "chatml_tools.jinja").read_text()
     renderer = Renderer(tokenizer)
     places = [place for place, message in enumerate(demo["messages"]) if message["role"] == "assistant"]
     assert len(asked) == len(places) > 1

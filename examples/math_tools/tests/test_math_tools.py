@@ -2,9 +2,9 @@ import importlib.util
 import itertools
 import json
 import re
-import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 FOLDER = Path(__file__).resolve().parent.parent
-TEMPLATE = FOLDER.parent / "chatml_tools.jinja"
 
 
 def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
@@ -28,13 +27,9 @@ def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(copied: Callable[[str], Path]) -> Path:
     """A copy of the example with a few tasks."""
-    place = tmp_path / "math_tools"
-    place.mkdir()
-    shutil.copy(TEMPLATE, tmp_path)
-    for path in [*FOLDER.glob("*.py"), *FOLDER.glob("*.toml")]:
-        shutil.copy(path, place)
+    place = copied("math_tools")
     command = [sys.executable, "make_tasks.py", "--folder", ".", "--train", "4", "--heldout", "2"]
     subprocess.run(command, cwd=place, check=True)
     return place

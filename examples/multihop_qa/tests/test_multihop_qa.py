@@ -1,9 +1,8 @@
 import importlib.util
 import json
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,19 +10,13 @@ from typing import Any
 import pytest
 
 FOLDER = Path(__file__).resolve().parent.parent
-TEMPLATE = FOLDER.parent / "chatml_tools.jinja"
-CACHE = FOLDER.parents[1] / ".cache" / "tiny-models"
 NEIGHBOURS = ("passages", "published", "world")
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(copied: Callable[[str], Path]) -> Path:
     """A copy of the example with a few tasks."""
-    place = tmp_path / "multihop_qa"
-    place.mkdir()
-    shutil.copy(TEMPLATE, tmp_path)
-    for path in [*FOLDER.glob("*.py"), *FOLDER.glob("*.toml")]:
-        shutil.copy(path, place)
+    place = copied("multihop_qa")
     command = [sys.executable, "make_tasks.py", "--train", "40", "--heldout", "2"]
     subprocess.run(command, cwd=place, check=True)
     return place

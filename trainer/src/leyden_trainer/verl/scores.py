@@ -17,9 +17,9 @@ from leyden_trainer.verl.critic import TARGETS
 from leyden_trainer.verl.fields import response_start
 from leyden_trainer.verl.manager import Experience
 
-_NAMES = {"advantages": "advantages", "weights": "rollout_is_weights", "logprobs": "old_log_probs"}
-
 __all__ = ["TransferredScores", "columns_of", "critic_columns"]
+
+_NAMES = {"advantages": "advantages", "weights": "rollout_is_weights", "logprobs": "old_log_probs"}
 
 
 class TransferredScores:

@@ -67,8 +67,8 @@ def score(task, result):
         return float("inf")
     if wanted == "none":
         return None
-    if wanted == "true":
-        return True
+    if wanted in ("true", "false"):
+        return wanted == "true"
     return result == "good"
 """
 
@@ -177,19 +177,19 @@ def test_a_worker_that_dies_is_tried_again_and_then_incomplete(folder: Path) -> 
     assert "the worker process ended with exit status 3" in rollout.incomplete[0]
 
 
-def test_a_bad_reward_makes_its_own_rollout_incomplete_and_true_is_a_good_one(folder: Path) -> None:
+def test_a_bad_reward_makes_its_own_rollout_incomplete_and_true_and_false_are_good_ones(folder: Path) -> None:
     reasons = {
         "raise": "the reward function score raised KeyError: 'no such answer'",
         "nan": "a reward must be finite, got nan",
         "infinite": "a reward must be finite, got inf",
         "none": "the reward function score returned None",
     }
-    out, rollouts = run(folder, [{"say": "x", "score": name} for name in (*reasons, "true")])
-    assert [rollout.status for rollout in rollouts] == ["incomplete"] * 4 + ["succeeded"]
+    out, rollouts = run(folder, [{"say": "x", "score": name} for name in (*reasons, "true", "false")])
+    assert [rollout.status for rollout in rollouts] == ["incomplete"] * 4 + ["succeeded"] * 2
     for rollout, reason in zip(rollouts, reasons.values(), strict=False):
         assert any(reason in told for told in rollout.incomplete)
         assert rollout.result == "good"
-    assert "mean reward 1.000 over 1 complete rollouts" in out
+    assert "mean reward 0.500 over 2 complete rollouts" in out
 
 
 def test_without_a_reward_a_rollout_is_incomplete_and_says_what_to_do(folder: Path) -> None:
@@ -243,7 +243,10 @@ def test_a_server_that_refuses_the_key_is_one_line_with_what_to_do(folder: Path)
     assert "Traceback" not in done.stderr
 
 
-def test_ctrl_c_keeps_what_ends_in_time_and_a_second_one_puts_the_rest_back(folder: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_keeps_what_ends_in_time_and_a_second_one_puts_the_rest_back(
+    folder: Path, number: signal.Signals
+) -> None:
     tasks = [{"say": "x"}, {"gate": "one"}, {"gate": "two"}, {"say": "late"}, {"say": "later"}]
     write_tasks(folder, tasks)
     for name in ("started", "one", "two"):
@@ -257,13 +260,13 @@ def test_ctrl_c_keeps_what_ends_in_time_and_a_second_one_puts_the_rest_back(fold
         while len(started) < 2:
             started += (folder / "started").read_text().split()  # opens as soon as an agent does
         assert process.stderr is not None
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         assert process.stderr.readline().startswith("stopping; what runs may end")
         (folder / "one").write_text("good")
         wait_until_ended(folder, 2)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out, told = process.communicate()
-    assert process.returncode == 128 + signal.SIGINT
+    assert process.returncode == 128 + number
     assert "Traceback" not in told
     assert "5 rollouts: 3 queued, 2 succeeded" in out
     assert [(r.status, r.attempt, r.released) for r in rollouts_of(folder)] == [

@@ -36,7 +36,7 @@ class ModelConfig(Section):
     device: str = "auto"
     """cpu, mps, cuda, or auto: the best that there is."""
     layers: int | None = Field(default=None, ge=1)
-    """Train only the top layers; None trains all."""
+    """Train only the top layers; None trains all, but for an embedding that is tied to the output layer."""
     lora_rank: int | None = Field(default=None, ge=1)
     """Train low-rank adapters of this rank instead of the weights (LoRA, arXiv:2106.09685)."""
     chat_template: Path | None = None

@@ -29,6 +29,9 @@ __all__ = [
     "take_over",
 ]
 
+SUCCESS = 1.0
+"""What a reward has to be to count as success; `leyden eval --success` may take another."""
+
 WAIT_S = 30.0
 MAX_SILENT = 3
 """So many times the batch's groups may be replaced for want of a signal; then the batch is smaller."""
@@ -81,6 +84,12 @@ class Batch:
         """Over the complete rollouts; failed ones are among them."""
         totals = [member.total for member in self.members if not member.incomplete]
         return sum(totals) / len(totals) if totals else 0.0
+
+    @property
+    def success(self) -> float:
+        """The share of the complete rollouts with a reward of at least `SUCCESS`."""
+        totals = [member.total for member in self.members if not member.incomplete]
+        return sum(total >= SUCCESS for total in totals) / len(totals) if totals else 0.0
 
     @property
     def reward_error(self) -> float | None:

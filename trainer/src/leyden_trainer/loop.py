@@ -241,6 +241,7 @@ def _record(
     return StepRecord(
         step=step,
         reward=batch.mean_reward,
+        success=batch.success,
         reward_error=batch.reward_error,
         staleness=batch.staleness(step - 1),
         entropy=stats.entropy,

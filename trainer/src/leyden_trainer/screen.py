@@ -73,9 +73,10 @@ class Screen:
     def step(self, record: StepRecord, batch: Batch, seconds_left: float) -> None:
         """The line of a step, then what is wrong with it, if anything."""
         self.say(
-            f"step {record.step:>3}/{self._steps}  reward {record.reward:.3f}  entropy {record.entropy:.2f}  "
-            f"kl {record.kl:.4f}  clip {record.clip_fraction:.2f}  mismatch {record.mismatch:.1e}  "
-            f"{record.tokens_per_s:.0f} tok/s  {record.seconds:.1f} s  left ~{seconds_left / 60:.1f} min"
+            f"step {record.step:>3}/{self._steps}  reward {record.reward:.3f}  success {record.success:.2f}  "
+            f"entropy {record.entropy:.2f}  kl {record.kl:.4f}  clip {record.clip_fraction:.2f}  "
+            f"mismatch {record.mismatch:.1e}  {record.tokens_per_s:.0f} tok/s  {record.seconds:.1f} s  "
+            f"left ~{seconds_left / 60:.1f} min"
         )
         if record.importance_mean is not None:
             self.say(f"  importance weights: mean {record.importance_mean:.3f}, {record.importance_capped:.1%} capped")

@@ -19,6 +19,8 @@ class StepRecord:
     step: int
     reward: float
     """Mean over the step's complete training rollouts, as sampled."""
+    success: float
+    """The share of those rollouts with a reward of at least 1, as `leyden eval` counts it."""
     reward_error: float | None
     """The standard error of that mean, over groups, since rollouts of one task are alike; None for a single group."""
     staleness: float

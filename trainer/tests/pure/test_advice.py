@@ -12,6 +12,7 @@ from leyden_trainer.summary import StepRecord
 GOOD = StepRecord(
     step=1,
     reward=0.5,
+    success=0.5,
     reward_error=0.1,
     staleness=0.0,
     entropy=0.4,

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from leyden.store import SqlStore
 from leyden.types import Run, Step
@@ -70,10 +71,20 @@ def test_two_steps_leave_a_summary_a_checkpoint_and_credit(folder: Path, leyden:
     assert {"eval_before", "eval_after", "seconds", "model"} <= set(summary)
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert steps == [0, 1, 2, 2]
+    board = EventAccumulator(str(run / "tensorboard")).Reload()
+    assert [event.step for event in board.Scalars("reward")] == [1, 2]
+    assert [event.step for event in board.Scalars("heldout")] == [0, 2]
     noted, measured = asyncio.run(noted_in(run))
     assert noted.config["trainer"]["steps"] == 2  # type: ignore[index]
     assert [step.step for step in measured] == [0, 1, 2]
-    assert measured[2].metrics.keys() >= {"reward", "reward_error", "heldout", "heldout_error", "seconds_update"}
+    assert measured[2].metrics.keys() >= {
+        "reward",
+        "success",
+        "reward_error",
+        "heldout",
+        "heldout_error",
+        "seconds_update",
+    }
     assert measured[1].metrics["staleness"] == 0
     assert Path(noted.tokenizer or "") == run / "tokenizer.json"
     assert (run / "tokenizer.json").is_file()

@@ -1,6 +1,6 @@
 """Adapters of frameworks: found by entry point, installed once, asked who is calling.
 
-An adapter that is broken costs the calls their structure, loudly, and nothing else: the agent runs on.
+An adapter that is broken costs the calls their structure, loudly: the agent runs on, its calls are still the gateway's.
 """
 
 import importlib.metadata
@@ -11,7 +11,7 @@ from leyden.exception_text import exception_text
 from leyden.scope import Scope
 from leyden.types import Structure
 
-__all__ = ["Adapter", "broken_adapters", "caller", "install_adapters", "installed_adapters", "uninstall_adapters"]
+__all__ = ["Adapter", "broken_adapters", "identified", "install_adapters", "installed_adapters", "uninstall_adapters"]
 
 _log = logging.getLogger("leyden")
 _installed: dict[str, "Adapter"] = {}
@@ -73,10 +73,18 @@ def broken_adapters() -> dict[str, str]:
     return dict(_broken)
 
 
-def caller() -> tuple[Adapter, Structure] | None:
-    """The adapter that knows who is calling, and what it knows."""
+def identified(call_id: str, scope: Scope) -> Structure | None:
+    """Who makes this call, by the adapter that knows, which learns its id; None if none does.
+
+    An adapter that raises costs this call its structure and is a loss of the rollout.
+    """
     for adapter in _installed.values():
-        structure = adapter.structure()
-        if structure is not None:
-            return adapter, structure
+        try:
+            structure = adapter.structure()
+            if structure is not None:
+                adapter.called(call_id, structure, scope)
+                return structure
+        except Exception as error:  # the capture boundary
+            _log.exception("the adapter %s failed", adapter.name)
+            scope.losses.append(f"the adapter {adapter.name} failed at call {call_id}: {exception_text(error)}")
     return None

@@ -1,7 +1,8 @@
 """A patch of the `openai` client (1.x to 3.x): each logical call gets an id, says who calls, and goes to the gateway.
 
 Unlike a patch of the transport it sits above the client's retries, so that a retried call keeps its id. A fault of the
-hook itself never reaches the agent; a call whose rollout is not certain does, as `Unattributed`.
+hook or an adapter never reaches the agent, nor does it send the call past the gateway; a call whose rollout is not
+certain is refused, as `Unattributed`.
 """
 
 import functools
@@ -10,7 +11,7 @@ import logging
 from typing import Any, cast
 from urllib.parse import quote
 
-from leyden.adapters import caller
+from leyden.adapters import identified
 from leyden.errors import Unattributed
 from leyden.exception_text import exception_text
 from leyden.recorder import recorder
@@ -21,6 +22,8 @@ __all__ = ["install_hook", "uninstall_hook"]
 
 _log = logging.getLogger("leyden")
 _PATHS = ("/chat/completions", "/completions", "/responses")
+"""Of calls that a policy can answer."""
+_EMBEDDINGS = "/embeddings"
 _KEPT = ("x-stainless-", "accept", "content-type")
 """What the client tells itself and the server about the form of the exchange."""
 _HEADER_SAFE = " !\"#$&'()*+,/:;<=>?@[\\]^`{|}"
@@ -68,9 +71,11 @@ def _patched(original: Any) -> Any:
 def _routed(client: Any, options: Any) -> Any:
     """The request's options as they are to be sent."""
     url = str(options.url)
-    if not url.endswith(_PATHS):
-        return options
     scope = current_scope()
+    if not url.endswith(_PATHS):
+        if url.endswith(_EMBEDDINGS) and scope is not None and not scope.closed:
+            _note_context(new_id(), _EMBEDDINGS, _mapping(options.json_data), None, scope)
+        return options
     if scope is None:
         if _require_scope:
             raise Unattributed(
@@ -83,33 +88,34 @@ def _routed(client: Any, options: Any) -> Any:
             f"a model call was made for rollout {scope.rollout_id} after it had ended; wait for your threads and tasks "
             "before the agent function returns"
         )
-    try:
-        return _marked(client, options, next(path for path in _PATHS if url.endswith(path)), scope)
-    except Exception as error:  # the capture boundary
-        _log.exception("the openai hook failed")
-        scope.losses.append(f"the openai hook failed: {exception_text(error)}")
-        return options
+    return _marked(client, options, next(path for path in _PATHS if url.endswith(path)), scope)
 
 
 def _marked(client: Any, options: Any, path: str, scope: Scope) -> Any:
-    data = _mapping(options.json_data)
-    model = str(data.get("model", ""))
     call_id = new_id()
-    known = caller()
-    structure = known[1] if known else None
-    if known is not None:
-        known[0].called(call_id, known[1], scope)
+    structure = identified(call_id, scope)
     if not scope.gateway:
         return options
-    if not scope.routing.goes_to_gateway(model):
+    data = _mapping(options.json_data)
+    if not scope.routing.goes_to_gateway(str(data.get("model", ""))):
         _note_context(call_id, path, data, structure, scope)
         return options
     scope.call_ids.append(call_id)
-    headers = _headers(client, options, call_id, structure, scope)
+    # Not even a fault of ours lets the call go where the agent sent it: a provider would be paid for it.
+    headers = {"Authorization": f"Bearer {scope.key}", "X-Leyden-Call": call_id}
+    try:
+        headers = _headers(client, options, headers, structure)
+    except Exception as error:  # the capture boundary
+        _lost(scope, error)
     return options.model_copy(update={"url": f"{scope.server_url}/v1{path}", "headers": headers})
 
 
-def _headers(client: Any, options: Any, call_id: str, structure: Structure | None, scope: Scope) -> dict[str, Any]:
+def _lost(scope: Scope, error: Exception) -> None:
+    _log.error("the openai hook failed", exc_info=error)
+    scope.losses.append(f"the openai hook failed: {exception_text(error)}")
+
+
+def _headers(client: Any, options: Any, ours: dict[str, str], structure: Structure | None) -> dict[str, Any]:
     """Ours in the place of the agent's: none of its secrets may reach the gateway, in whatever header they travel."""
     own = _mapping(options.headers)
     headers: dict[str, Any] = {"OpenAI-Organization": _omitted, "OpenAI-Project": _omitted}
@@ -119,10 +125,9 @@ def _headers(client: Any, options: Any, call_id: str, structure: Structure | Non
             headers[name] = _omitted
     for name, value in own.items():
         headers[name] = value if name.lower().startswith(_KEPT) else _omitted
-    headers["Authorization"] = f"Bearer {scope.key}"
-    headers["X-Leyden-Call"] = call_id
+    headers.update(ours)
     if "azure" in type(client).__name__.lower():
-        headers["api-key"] = scope.key  # else the client would put its own there
+        headers["api-key"] = ours["Authorization"].removeprefix("Bearer ")  # else the client would put its own there
     if structure is not None:
         headers["X-Leyden-Structure"] = _header_text(structure.model_dump_json(exclude_defaults=True))
     return headers
@@ -135,18 +140,28 @@ def _header_text(text: str) -> str:
 
 
 def _note_context(call_id: str, path: str, data: dict[str, Any], structure: Structure | None, scope: Scope) -> None:
-    """A passed-through call (a judge) is on record as context, without its answer: it never came by here."""
-    asked = {name: value for name, value in data.items() if name not in ("messages", "tools", "input", "prompt")}
-    call = Call(
-        id=call_id,
-        rollout_id=scope.rollout_id,
-        attempt=scope.attempt,
-        captured_by=("adapter",),
-        request=Request(path=f"/v1{path}", asked=asked),
-        structure=structure,
-        context=True,
-    )
-    recorder.record(scope, call)
+    """A passed-through call (a judge, an embedding) is on record as context: its question, not its answer, which never
+    comes by here."""
+    if not scope.gateway:
+        return
+    try:
+        asked = dict(data)
+        said = asked.pop("messages", None)
+        if said is None:
+            said = [{"role": "prompt", "content": asked.pop(name)} for name in ("prompt", "input") if name in asked]
+        call = Call(
+            id=call_id,
+            rollout_id=scope.rollout_id,
+            attempt=scope.attempt,
+            captured_by=("adapter",),
+            request=Request(path=f"/v1{path}", messages=tuple(said), tools=tuple(asked.pop("tools", ())), asked=asked),
+            structure=structure,
+            context=True,
+        )
+    except Exception as error:  # the capture boundary
+        _lost(scope, error)
+    else:
+        recorder.record(scope, call)
 
 
 def _mapping(value: Any) -> dict[str, Any]:

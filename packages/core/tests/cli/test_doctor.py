@@ -61,13 +61,15 @@ def test_a_python_that_leyden_is_not_for_is_a_problem(minor: int, ok: bool) -> N
 
 def test_wrong_versions_a_broken_adapter_and_a_port_in_use_are_all_named(tmp_path: Path) -> None:
     install(tmp_path, "openai", "0.28.1")
+    install(tmp_path, "langchain-core", "1.0.0")
     install(tmp_path, "langgraph", "0.2.0")
     install(tmp_path, "broken-adapter", "1.0", "[leyden.adapters]\nbroken = no_such_module:Adapter\n")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         told = doctor("--port", str(listener.getsockname()[1]), path=tmp_path)
     assert told.returncode == 1
-    assert advice(told.stdout, "openai 0.28.1") == "tested are 1.109 up to, not including, 4.0; install such a version"
-    assert advice(told.stdout, "langgraph 0.2.0").startswith("tested are 1.0 up to")
+    assert advice(told.stdout, "openai 0.28.1") == 'tested is <4,>=1.109: pip install "openai<4,>=1.109"'
+    assert advice(told.stdout, "langchain-core 1.0.0") == 'tested is <2,>=1.4.9: pip install "langchain-core<2,>=1.4.9"'
+    assert advice(told.stdout, "langgraph 0.2.0").startswith("tested is <2,>=1.2.22: ")
     assert advice(told.stdout, "adapter broken: No module named") == "install its package and framework again"
     assert advice(told.stdout, "port ") == "end what uses it, or `leyden serve --port 0`"
 

@@ -88,6 +88,24 @@ async def test_a_stream_says_and_records_what_a_whole_answer_does(stage: Stage) 
     assert len(call.answer.choices[0].token_ids or ()) == len(call.answer.choices[0].logprobs or ()) > 0
 
 
+async def test_plain_completions_whole_and_streamed_are_recorded_as_exactly_as_chats(stage: Stage) -> None:
+    whole = await stage.agent.completions.create(model="gpt-x", prompt="hello")
+    stream = await stage.agent.completions.create(model="gpt-x", prompt="hello", stream=True)
+    said = "".join([chunk.choices[0].text async for chunk in stream if chunk.choices])
+    assert (whole.choices[0].text, said, whole.model) == ("good morning", "good night", "gpt-x")
+    assert "token_ids" not in whole.model_dump_json()
+    for call, text in zip(await stage.store.calls(["a"]), ("good morning", "good night"), strict=True):
+        assert call.request is not None
+        assert (call.request.path, call.request.messages) == (
+            "/v1/completions",
+            ({"role": "prompt", "content": "hello"},),
+        )
+        assert call.answer is not None
+        assert call.answer.choices[0].message["content"] == text
+        assert call.answer.prompt_token_ids
+        assert len(call.answer.choices[0].token_ids or ()) == len(call.answer.choices[0].logprobs or ()) > 0
+
+
 @pytest.mark.parametrize("sampling", [Sampling(temperature=1.0, top_p=1.0, max_tokens=5, seed=3, bending="refuse")])
 async def test_the_trainers_sampling_wins_and_both_are_on_record(stage: Stage) -> None:
     for _ in range(2):

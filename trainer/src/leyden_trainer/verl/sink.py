@@ -10,6 +10,7 @@ __all__ = ["Sink"]
 
 NAMES: Mapping[str, str] = {
     "leyden/reward": "reward",
+    "leyden/success": "success",
     "leyden/reward_error": "reward_error",
     "leyden/tokens": "tokens",
     "actor/entropy": "entropy",

@@ -173,6 +173,7 @@ def _figures(experience: Experience, assignment: Assignment, num_groups: int) ->
     batch, importance = experience.batch, assignment.importance
     figures = {
         "leyden/reward": batch.mean_reward,
+        "leyden/success": batch.success,
         "leyden/reward_error": batch.reward_error,
         "leyden/mismatch": assignment.mismatch,
         "leyden/importance_mean": importance and importance.mean,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from packaging.requirements import Requirement
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from leyden.compatibility import fits
@@ -21,7 +22,8 @@ __all__ = ["Finding", "doctor", "python_finding"]
 
 _ADAPTERS = {"langchain-core": "langchain", "openai-agents": "openai-agents", "autogen-agentchat": "autogen"}
 """The adapter of each framework, by its distribution."""
-_TESTED = {"openai": ((1, 109), (4, 0)), "langchain-core": ((1, 0), (2, 0)), "langgraph": ((1, 0), (2, 0))}
+_HOOKED = Requirement("openai>=1.109,<4")
+"""The client that the hook patches; what an adapter is for, its own metadata says."""
 
 
 @dataclass(frozen=True)
@@ -63,15 +65,19 @@ def python_finding(major: int, minor: int, micro: int) -> Finding:
 
 
 def _frameworks() -> list[Finding]:
+    """Each framework that is here, by the bounds of the adapter (its test extra's too) that captures it."""
+    tested = {_HOOKED.name: _HOOKED}
+    for entry in importlib.metadata.entry_points(group="leyden.adapters"):
+        needed = [Requirement(line) for line in (entry.dist and entry.dist.requires) or ()]
+        tested |= {one.name: one for one in needed if one.name != "leyden"}
     findings: list[Finding] = []
-    for name, (lowest, beyond) in _TESTED.items():
+    for name, requirement in sorted(tested.items()):
         try:
             version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-        numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-        wanted = f"tested are {'.'.join(map(str, lowest))} up to, not including, {'.'.join(map(str, beyond))}"
-        findings.append(Finding(lowest <= numbers < beyond, f"{name} {version}", f"{wanted}; install such a version"))
+        advice = f'tested is {requirement.specifier}: pip install "{name}{requirement.specifier}"'
+        findings.append(Finding(requirement.specifier.contains(version, prereleases=True), f"{name} {version}", advice))
     return findings
 
 

@@ -195,6 +195,19 @@ def test_ppo_on_verl_trains_a_critic_in_a_ray_that_it_joins(folder: Path, cluste
     assert all(record["mismatch"] < 1e-3 for record in steps)
 
 
+def test_rollouts_go_on_while_verl_updates_and_are_weighed_by_what_they_were_sampled_with(folder: Path) -> None:
+    """They are at most one update old; those of the newest weights still agree with the trainer."""
+    flags = ("--trainer.mode=colocate_async", "--loss.old_logprobs=trainer", "--loss.importance_cap=2")
+    quick = ("--trainer.steps=4", "--name=async", "--trainer.verl.trainer.save_freq=-1")
+    finished(training(folder, *flags, *quick))
+    steps = [record for record in records(folder, "async") if "reward" in record]
+    assert [record["step"] for record in steps] == [1, 2, 3, 4]
+    assert steps[0]["staleness"] == 0
+    assert 0 < max(record["staleness"] for record in steps) <= 1
+    assert all(record["mismatch"] < 1e-3 for record in steps)
+    assert any(record["leyden/importance_mean"] != pytest.approx(1, abs=1e-4) for record in steps)
+
+
 def test_an_option_that_verl_does_not_know_is_refused(folder: Path) -> None:
     """Before anything is started."""
     process = training(folder, "--trainer.verl.trainer.no_such_option=1")
@@ -209,6 +222,7 @@ def test_an_option_that_verl_does_not_know_is_refused(folder: Path) -> None:
         ("--trainer.stop_at=0.9", "trainer.stop_at"),
         ("--model.layers=1", "model.layers"),
         ("--critic.backbone=0.5", "critic.backbone"),
+        ("--trainer.mode=colocate_async", "importance_cap"),
     ],
 )
 def test_what_this_backend_would_ignore_is_refused(folder: Path, flag: str, named: str) -> None:

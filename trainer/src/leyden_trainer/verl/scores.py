@@ -57,7 +57,7 @@ def columns_of(
     """For each row of verl's batch, over its responses: what its actor and critic learn.
 
     `rollout_is_weights` are the tokens' weights in the step, times the `parts` that the step is updated in. With a
-    critic there are `TARGETS` too, and verl's own `values` and `returns`, of the low head, for verl's figures alone.
+    critic there are `TARGETS` too. verl's own `values` and `returns`, of the low head, are for its figures alone.
     """
     taught = [t for t in experience.rows.values() if any(s.call_id in assignment.advantages for s in t.spans)]
     rows = {id(t): row for t, row in zip(taught, assignment.rows, strict=True)}
@@ -69,7 +69,9 @@ def columns_of(
         for name in ("advantages", "weights", "logprobs"):
             figures = getattr(row, name)[start:] if row is not None else [0.0] * tag["response_len"]
             columns[_NAMES[name]].append(torch.tensor(figures) * (parts if name == "weights" else 1))
-        if values:
+        if not values:
+            columns["returns"].append(torch.zeros(tag["response_len"]))  # verl's figures want them
+        else:
             for name, column in critic_columns(row, start, values[key], parts=parts).items():
                 columns[name].append(column)
     return columns

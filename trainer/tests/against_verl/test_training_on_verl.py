@@ -142,9 +142,12 @@ def test_a_run_on_verl_learns_and_goes_on_after_it_was_killed(folder: Path) -> N
         pytest.fail("".join(said)[-5000:])
     process.communicate()
 
-    finished(training(folder, "--resume"))
+    after = finished(training(folder, "--resume"))
     steps = [record for record in records(folder) if "reward" in record]
     assert [record["step"] for record in steps] == list(range(1, 16))
+    resumed = {int(number) for number in re.findall(r"step +(\d+)  reward", after)}
+    silent = [r["step"] for r in steps if r["step"] in resumed and r["leyden/silent_groups"] >= 4]  # of 8
+    assert after.count("warning: no signal in") == len(silent)
     rewards = [record["reward"] for record in steps]  # as sampled, at temperature 1
     assert sum(rewards[-6:]) / 6 > sum(rewards[:2]) / 2 + 0.2
     assert max(record["mismatch"] for record in steps) < 1e-3

@@ -94,6 +94,9 @@ bench-%: $(INSTALLED)
 			$(if $(filter against_trl,$*),-e trainer) || exit 1; \
 	fi; $$python benchmarks/$*.py $(ARGS)
 
+bench-verl_overhead: .venv-verl/.installed
+	.venv-verl/bin/python benchmarks/verl_overhead.py $(ARGS)
+
 # The site, in build/site; warnings are errors. Whether its blocks run is a test: docs/tests.
 docs: .venv-docs/.installed
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet

@@ -33,7 +33,7 @@ from leyden_trainer.summary import Summary, draw_curve, write_summary
 from leyden_trainer.tasks import check_apart
 from leyden_trainer.verl.runners import ray_runners
 
-__all__ = ["print_verl_config", "run_training"]
+__all__ = ["prepare_environment", "print_verl_config", "run_training", "started_ray"]
 
 _EXTERNAL = ("leyden_trainer.verl.policy_loss", "leyden_trainer.verl.critic")
 LOOPBACK = "127.0.0.2"
@@ -42,7 +42,7 @@ LOOPBACK = "127.0.0.2"
 
 def print_verl_config(config: TrainConfig, folder: Path, console: Console) -> None:
     """The whole configuration that verl would get, as YAML."""
-    on_cpu = _prepare_environment()
+    on_cpu = prepare_environment()
     console.print(OmegaConf.to_yaml(_verl_config(config, folder, Path(config.model.path), on_cpu)), markup=False)
 
 
@@ -54,7 +54,7 @@ async def run_training(
     Raises:
         LeydenError: bad input is refused before anything is started.
     """
-    on_cpu = _prepare_environment()
+    on_cpu = prepare_environment()
     check_apart(read_tasks(config.tasks.train), read_tasks(config.tasks.heldout))
     _check_honoured(config)
     screen = Screen(console, config.trainer)
@@ -75,7 +75,7 @@ async def run_training(
         died = None
         if config.agent.runners == 1:
             died = await stack.enter_async_context(started_runner(config, server, folder))
-        await stack.enter_async_context(_ray(config, settings))
+        await stack.enter_async_context(started_ray(config, settings))
         if config.agent.runners == "ray":
             died = await stack.enter_async_context(ray_runners(config, server, folder))
         from leyden_trainer.verl.task_runner import Job, TaskRunner
@@ -113,7 +113,7 @@ def _check_honoured(config: TrainConfig) -> None:
         )
 
 
-def _prepare_environment() -> bool:
+def prepare_environment() -> bool:
     """Set what verl reads from the environment, before its first import; returns whether this is a CPU's."""
     on_cpu = not torch.cuda.is_available()
     modules = [*_EXTERNAL]
@@ -143,7 +143,7 @@ def _verl_config(config: TrainConfig, folder: Path, model: Path, on_cpu: bool) -
 
 
 @contextlib.asynccontextmanager
-async def _ray(config: TrainConfig, settings: Any) -> AsyncGenerator[None]:
+async def started_ray(config: TrainConfig, settings: Any) -> AsyncGenerator[None]:
     """Joined, or started on loopback; on a CPU with one logical GPU for each worker that verl places."""
     from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
 

@@ -35,6 +35,8 @@ TASKS, ROLLOUTS = 8, 8
 CONTEXT = 512
 WARM_UP = 2
 """Pairs of steps that are not counted."""
+LEAST_CPU_S = 0.05
+"""A process that took less has no row."""
 PHASES = {
     "gen": "rollouts",
     "old_log_prob": "log probabilities",
@@ -120,14 +122,16 @@ class Loop:
     """Medians over the steps of one of the loops."""
 
     seconds: float
-    cpu: float
     phases: Mapping[str, float]
+    cpu: Mapping[str, float]
+    """By process."""
 
     @classmethod
     def of(cls, steps: Sequence[Mapping[str, Any]]) -> "Loop":
         phases = {name: statistics.median(step["phases"][name] for step in steps) for name in PHASES}
-        seconds, cpu = (statistics.median(step[name] for step in steps) for name in ("seconds", "cpu"))
-        return cls(seconds, cpu, phases)
+        processes = sorted({name for step in steps for name in step["cpu"]})
+        cpu = {name: statistics.median(step["cpu"].get(name, 0.0) for step in steps) for name in processes}
+        return cls(statistics.median(step["seconds"] for step in steps), phases, cpu)
 
 
 def report(steps: Sequence[Mapping[str, Any]], tokens: int) -> bool:
@@ -142,7 +146,10 @@ def report(steps: Sequence[Mapping[str, Any]], tokens: int) -> bool:
     print("| medians of a step | verl's own loop | Leyden | more |\n|---|---|---|---|")
     rows = [("seconds", verl.seconds, leyden.seconds)]
     rows += [(f"of them {PHASES[name]}", verl.phases[name], leyden.phases[name]) for name in PHASES]
-    rows.append(("CPU seconds, all processes", verl.cpu, leyden.cpu))
+    rows.append(("CPU seconds, all processes", sum(verl.cpu.values()), sum(leyden.cpu.values())))
+    names = sorted({*verl.cpu, *leyden.cpu}, key=lambda name: -leyden.cpu.get(name, 0.0))
+    both = [(f"of them {name}", verl.cpu.get(name, 0.0), leyden.cpu.get(name, 0.0)) for name in names]
+    rows += [row for row in both if max(row[1:]) >= LEAST_CPU_S]
     for name, ours, theirs in rows:
         print(f"| {name} | {ours:.3f} | {theirs:.3f} | {theirs - ours:.3f} |")
     print(

@@ -6,9 +6,11 @@ the next one's. Between them, and in neither, the gateway learns the version of 
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,11 +23,13 @@ from leyden_trainer.verl.trainer import TRAINERS, SyncTrainer
 
 __all__ = ["SideBySide"]
 
+NAMES = re.compile(r"ray::\w+|VLLM::\w+|leyden[. ]serve|leyden[. ]run")
 ALONE = Path(__file__).with_name("alone.py")
 
 
 class Alternating(SyncTrainer):
-    """Its steps are lines of `steps.jsonl` in the run's folder: who, seconds, CPU seconds, tokens, seconds by phase."""
+    """Its steps are lines of `steps.jsonl` in the run's folder: who, seconds, CPU seconds by process, tokens,
+    seconds by phase."""
 
     def on_train_begin(self) -> None:
         super().on_train_begin()
@@ -49,7 +53,7 @@ class Alternating(SyncTrainer):
         self._tasks = json.dumps(tasks * self.config.actor_rollout_ref.rollout.n)
         self._steps = Path(self.config.trainer.default_local_dir).parent / "steps.jsonl"
         self._step: dict[str, Any] = {}
-        self._began = self._cpu = 0.0
+        self._began, self._cpu = 0.0, defaultdict[str, float](float)
 
     @property
     def _is_verls(self) -> bool:
@@ -57,8 +61,8 @@ class Alternating(SyncTrainer):
 
     def on_step_begin(self) -> None:
         if self._step:
-            self._step |= {"seconds": time.perf_counter() - self._began, "cpu": cpu_seconds() - self._cpu}
-            self._write(self._step)
+            seconds, cpu = time.perf_counter() - self._began, cpu_seconds()
+            self._write({**self._step, "seconds": seconds, "cpu": {name: cpu[name] - self._cpu[name] for name in cpu}})
         if self.global_steps % 2:
             self._write({"who": "agents", **self._alone()})
         if self._is_verls:
@@ -118,14 +122,15 @@ class SideBySide(TaskRunner):
         TRAINERS["sync"] = Alternating
 
 
-def cpu_seconds() -> float:
-    """Of all processes of the benchmark until now."""
+def cpu_seconds() -> Mapping[str, float]:
+    """Of all processes of the benchmark until now, by what they are."""
     top = psutil.Process(int(os.environ["OVERHEAD_PID"]))
-    found = 0.0
-    for process in (top, *top.children(recursive=True)):
+    found = defaultdict[str, float](float)
+    for process in top.children(recursive=True):
         try:
-            times = process.cpu_times()
-        except psutil.NoSuchProcess:
+            command, times = " ".join(process.cmdline()), process.cpu_times()
+        except psutil.Error:  # it has ended
             continue
-        found += times.user + times.system
+        name = NAMES.search(command)
+        found[name[0] if name else "other"] += times.user + times.system
     return found

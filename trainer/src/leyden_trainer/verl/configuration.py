@@ -87,7 +87,7 @@ def _common(config: TrainConfig, folder: Path, model: Path, num_heldout: int) ->
         "algorithm.adv_estimator": "grpo",  # a name that verl knows; the advantages are ours
         **_critic(config, model),
         "algorithm.rollout_correction.bypass_mode": False,  # the check of sampler against trainer needs both
-        "reward.num_workers": 1,
+        "reward.num_workers": 0,  # rewards come with the rollouts; each worker would be a process that waits
     }
 
 

@@ -62,7 +62,7 @@ class LeydenTrainer(PPOTrainer):
     def resume(self, journal: Journal, memory: Memory) -> None:
         """Where the figures of each step go, and what the credit method remembers of the steps before.
 
-        What verl kept of rollouts that were under way is dropped: the store has them, under the ids that come again.
+        What verl kept of rollouts that were under way is dropped: those that the next step asks for are in the store.
         """
         self._journal, self._memory = journal, memory
         if kept := tq.kv_list("train"):

@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 FRAMEWORKS := openai1 openai3 crewai
 PACKAGES := packages/core packages/langchain-plugin packages/openai-agents-plugin packages/autogen-plugin trainer
 
-.PHONY: train environments test test-verl test-trl test-frameworks sdk-suites faults fuzz check audit docs dist clean
+.PHONY: train environments test test-verl test-trl test-frameworks sdk-suites faults fuzz check audit docs dist resolve-cuda clean
 
 train: $(INSTALLED)
 	$(BIN)/python examples/calculator_langgraph/make_tasks.py
@@ -94,6 +94,9 @@ bench-%: $(INSTALLED)
 			$(if $(filter against_trl,$*),-e trainer) || exit 1; \
 	fi; $$python benchmarks/$*.py $(ARGS)
 
+bench-verl_overhead: .venv-verl/.installed
+	.venv-verl/bin/python benchmarks/verl_overhead.py $(ARGS)
+
 # The site, in build/site; warnings are errors. Whether its blocks run is a test: docs/tests.
 docs: .venv-docs/.installed
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet
@@ -124,6 +127,15 @@ $(INSTALLED): constraints.txt requirements-dev.txt $(PACKAGES:=/pyproject.toml)
 	.venv-verl/bin/python -m pip install --quiet $(PIP_ARGS) -c constraints-verl.txt -r requirements-verl.txt \
 		-e packages/core -e trainer[verl] trainer/vllm-name
 	.venv-verl/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+	touch $@
+
+# Whether the pins of a CUDA machine resolve together; ARGS=--write makes them anew.
+resolve-cuda: .venv-resolve/.installed
+	scripts/resolve_cuda $(ARGS)
+
+.venv-resolve/.installed: constraints.txt
+	$(PYTHON) -m venv .venv-resolve
+	.venv-resolve/bin/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt uv
 	touch $@
 
 clean:

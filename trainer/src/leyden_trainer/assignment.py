@@ -3,6 +3,7 @@
 The only place where credit meets a backend: the backend scores, everything else here is pure.
 """
 
+import dataclasses
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
@@ -67,6 +68,7 @@ async def assigned(
     backend: Scorer,
     *,
     always_score: bool = False,
+    version: int | None = None,
 ) -> Assignment:
     """Assign credit to a batch's groups and make the rows of the step.
 
@@ -77,6 +79,7 @@ async def assigned(
         memory: of the method, from the step before.
         backend: asked for scores where the configuration needs them.
         always_score: also where it does not, for a backend whose update does not compare sampler and trainer itself.
+        version: of the weights before the step; tokens of others are not compared. None compares all.
 
     Raises:
         TrainingStopped: sampler and trainer disagree about a log probability by more than trainer.max_mismatch.
@@ -86,7 +89,7 @@ async def assigned(
     scores, worst = None, None
     values: dict[str, CallValues] = {}
     if transitions and (always_score or _needs_scores(config, method)):
-        scores, worst = await _scored(transitions, config, backend)
+        scores, worst = await _scored(transitions, config, backend, version)
     if scores is not None and method.needs_critic:
         values = call_values(transitions, scores)
         views = [[valued(rollout, values) for rollout in group] for group in views]
@@ -139,13 +142,14 @@ def _needs_scores(config: TrainConfig, method: CreditMethod) -> bool:
 
 
 async def _scored(
-    transitions: Sequence[Transition], config: TrainConfig, backend: Scorer
+    transitions: Sequence[Transition], config: TrainConfig, backend: Scorer, version: int | None
 ) -> tuple[list[RowScores], float]:
     """Every sampled token, of agents that are not trained too: their values say what the others' calls were worth."""
     everyone = {span.call_id: Advantage(0.0, "") for transition in transitions for span in transition.spans}
     rows = training_rows(transitions, everyone)
     scores = await backend.score(rows)
-    worst, rollout_id = mismatch(rows, [score.logprobs for score in scores])
+    same = rows if version is None else [_of_version(*pair, version) for pair in zip(rows, transitions, strict=True)]
+    worst, rollout_id = mismatch(same, [score.logprobs for score in scores])
     if worst > config.trainer.max_mismatch:
         raise TrainingStopped(
             f"sampler and trainer disagree by {worst:.3g} about the log probability of a token of rollout "
@@ -153,3 +157,9 @@ async def _scored(
             'kernels, raise it and set loss.old_logprobs = "trainer" with an importance_cap'
         )
     return scores, worst
+
+
+def _of_version(row: TrainingRow, transition: Transition, version: int) -> TrainingRow:
+    """The row with only those tokens trained that these weights sampled."""
+    pairs = zip(row.mask, transition.versions, strict=True)
+    return dataclasses.replace(row, mask=tuple(kept and known == version for kept, known in pairs))

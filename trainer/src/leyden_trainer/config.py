@@ -219,6 +219,11 @@ class TrainerConfig(Section):
     """Any option of verl's own, by its name there, laid over what the rest of this configuration says."""
     ray_address: str = ""
     """A Ray cluster to join ("auto", or ray://HOST:PORT); empty: one of its own on this machine."""
+    mode: Literal["sync", "colocate_async"] = "sync"
+    """verl's own names. sync: a step's rollouts come from the weights before it. colocate_async: those of later steps
+    run on meanwhile, but for the time that sampler and trainer share a device and their requests wait."""
+    max_staleness: int = Field(default=1, ge=1)
+    """For colocate_async: so many updates older than the newest the weights may be that sampled a token."""
     steps: int = Field(default=12, ge=1)
     tasks_per_step: int = Field(default=8, ge=1)
     rollouts_per_task: int = Field(default=8, ge=1)
@@ -272,6 +277,19 @@ class TrainConfig(Section):
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     trainer: TrainerConfig = TrainerConfig()
+
+    @model_validator(mode="after")
+    def _stale_rollouts_are_weighed(self) -> Self:
+        if self.trainer.mode == "sync":
+            return self
+        if self.trainer.backend != "verl":
+            raise ValueError(f'trainer.mode = {self.trainer.mode!r} needs trainer.backend = "verl"; local is "sync"')
+        if self.loss.importance_cap is None:
+            raise ValueError(
+                f"trainer.mode = {self.trainer.mode!r} learns from rollouts of older weights: set "
+                'loss.old_logprobs = "trainer" and loss.importance_cap, such as 2'
+            )
+        return self
 
     @model_validator(mode="after")
     def _ray_is_there(self) -> Self:

@@ -22,6 +22,7 @@ __all__ = [
     "Batch",
     "Collecting",
     "Member",
+    "check_complete",
     "collect_batch",
     "finish_all",
     "read_members",
@@ -99,6 +100,18 @@ class Batch:
             if not member.incomplete:
                 totals[member.rollout.group_id].append(member.total)
         return standard_error([statistics.fmean(group) for group in totals.values()])
+
+    @classmethod
+    def joined(cls, batches: Sequence["Batch"]) -> "Batch":
+        """One step's, of several that were collected apart."""
+        return cls(
+            tuple(group for batch in batches for group in batch.groups),
+            tuple(member for batch in batches for member in batch.members),
+            sum(batch.replaced for batch in batches),
+            sum(batch.silent for batch in batches),
+            sum(batch.replaced_silent for batch in batches),
+            sum((batch.judge for batch in batches), JudgeCost()),
+        )
 
     def staleness(self, version: int) -> float:
         """How many updates older than `version` the weights were that sampled a token of the groups, on average."""
@@ -185,7 +198,8 @@ class Collecting:
     """Whether anything can be learnt from a group."""
     replace_silent: bool
     max_tokens: int | None
-    max_incomplete: float
+    max_incomplete: float | None
+    """See `check_complete`; None does not check."""
 
 
 @dataclass
@@ -219,7 +233,8 @@ async def collect_batch(store: Store, new_groups: Iterator[list[Rollout]], count
         new, cost = await how.reward(await read_members(store, finished, max_tokens=how.max_tokens))
         found.members += new
         found.judge += cost
-        _check(found.members, how.max_incomplete)
+        if how.max_incomplete is not None:
+            check_complete(found.members, how.max_incomplete)
         comparable = _comparable(new)
         found.lost += len(wanted) - len(comparable)
         for group in comparable:
@@ -242,7 +257,8 @@ def _comparable(members: Sequence[Member]) -> list[tuple[Member, ...]]:
     ]
 
 
-def _check(members: Sequence[Member], max_incomplete: float) -> None:
+def check_complete(members: Sequence[Member], max_incomplete: float) -> None:
+    """Raise `TrainingStopped` where more than this share of a step's rollouts is incomplete, or all of them failed."""
     reasons = Counter(reason for member in members for reason in member.incomplete)
     incomplete = sum(bool(member.incomplete) for member in members)
     if incomplete > max_incomplete * len(members):

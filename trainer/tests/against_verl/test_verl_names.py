@@ -16,7 +16,7 @@ IMPORTED = {
     "verl.plugin.platform": {"PlatformBase", "PlatformRegistry"},
     "verl.workers.engine.base": {"EngineRegistry"},
     "verl.trainer.ppo.core_algos": {"register_policy_loss"},
-    "verl.trainer.ppo.v1": {"PPOTrainerSync"},
+    "verl.trainer.ppo.v1": {"PPOTrainer", "PPOTrainerColocateAsync", "PPOTrainerSync"},
     "verl.trainer.ppo.utils": {"Role"},
     "verl.trainer.constants_ppo": {"get_ppo_ray_runtime_env"},
     "verl.utils.tensordict_utils": {"list_of_dict_to_tensordict"},
@@ -32,6 +32,7 @@ IMPORTED = {
 
 PRIVATE = {
     # Overridden: they are no hooks of verl's.
+    ("verl.trainer.ppo.v1", "PPOTrainerColocateAsync", "_add_async_warmup_batches"),  # reads what `resume` sets
     ("verl.trainer.ppo.v1", "PPOTrainerSync", "_compute_advantage"),
     ("verl.trainer.ppo.v1", "PPOTrainerSync", "_get_required_batch_multiple"),
     ("verl.trainer.ppo.v1", "PPOTrainerSync", "_init_resource_pool_mgr"),  # on a CPU alone
@@ -89,3 +90,9 @@ def test_verl_is_imported_nowhere_else() -> None:
         or (isinstance(node, ast.Import) and any(alias.name.split(".")[0] == "verl" for alias in node.names))
     ]
     assert guilty == []
+
+
+def test_verl_counts_restored_prompts_where_a_resumed_run_says_that_there_are_none() -> None:
+    """A private attribute: under another name, the rollouts of a resumed asynchronous run would not go ahead."""
+    code = importlib.import_module("verl.trainer.ppo.v1").PPOTrainer._add_async_warmup_batches.__code__
+    assert "_restored_tq_prompt_count" in code.co_names

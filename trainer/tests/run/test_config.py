@@ -82,6 +82,17 @@ def test_runners_of_rays_need_the_backend_that_has_ray(toml: Path) -> None:
     assert load_config(toml, ["--agent.runners=ray", "--trainer.backend=verl"]).agent.runners == "ray"
 
 
+def test_an_asynchronous_run_needs_the_backend_that_has_it_and_weights_for_stale_rollouts(toml: Path) -> None:
+    flags = ["--trainer.mode=colocate_async"]
+    with pytest.raises(BadConfig, match='local is "sync"'):
+        load_config(toml, flags)
+    flags.append("--trainer.backend=verl")
+    with pytest.raises(BadConfig, match="learns from rollouts of older weights"):
+        load_config(toml, flags)
+    flags += ["--loss.old_logprobs=trainer", "--loss.importance_cap=2"]
+    assert load_config(toml, flags).trainer.max_staleness == 1
+
+
 def test_broken_toml_and_a_missing_file_are_told_apart(tmp_path: Path) -> None:
     broken = tmp_path / "broken.toml"
     broken.write_text("[model\n")

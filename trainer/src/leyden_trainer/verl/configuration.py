@@ -55,6 +55,10 @@ def _common(config: TrainConfig, folder: Path, model: Path, num_heldout: int) ->
         "trainer.project_name": "leyden",
         "trainer.experiment_name": folder.name,
         "trainer.logger": [],
+        "trainer.v1.trainer_mode": trainer.mode,
+        # In verl's count a prompt of this step spans one version. "wait" drops no long rollout in favour of short ones.
+        "trainer.v1.sampler.max_off_policy_threshold": trainer.max_staleness + 1,
+        "trainer.v1.sampler.max_off_policy_strategy": "wait",
         "trainer.nnodes": 1,
         "trainer.n_gpus_per_node": 1,
         "trainer.total_training_steps": trainer.steps,
@@ -83,7 +87,7 @@ def _common(config: TrainConfig, folder: Path, model: Path, num_heldout: int) ->
         "algorithm.adv_estimator": "grpo",  # a name that verl knows; the advantages are ours
         **_critic(config, model),
         "algorithm.rollout_correction.bypass_mode": False,  # the check of sampler against trainer needs both
-        "reward.num_workers": 1,
+        "reward.num_workers": 0,  # rewards come with the rollouts; each worker would be a process that waits
     }
 
 

@@ -6,7 +6,7 @@ by `leyden_trainer.experience`, as for the local backend; verl's prompts only sa
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +22,7 @@ from leyden.types import Credit, Endpoint, Rollout, Run
 from leyden_trainer.assignment import has_signal
 from leyden_trainer.config import TrainConfig
 from leyden_trainer.credit import CreditMethod
-from leyden_trainer.experience import Batch, Collecting, Member, collect_batch, finish_all, read_members
+from leyden_trainer.experience import Batch, Collecting, Member, check_complete, collect_batch, finish_all, read_members
 from leyden_trainer.journal import noted_step
 from leyden_trainer.judge import Judge
 from leyden_trainer.rewarding import Rewarding
@@ -61,10 +61,16 @@ class RolloutManager:
     ) -> None:
         """`store` is the server's URL and the operator's key; `tasks` those to train on, and those held out."""
         self.experience: Experience | None = None
+        """Of the step that is trained on."""
         self.heldout: tuple[int, float] | None = None
         """Step and score of the last evaluation."""
-        self.num_groups = num_groups
-        """Groups taken from the order of tasks, the replaced ones too."""
+        self._found: dict[str, Experience] = {}
+        """What verl has not trained on yet, by its uid of the prompt."""
+        self._lost: list[Experience] = []
+        """Groups that verl replaced; they are counted with the next step."""
+        self._num_groups, self._drawing, self._counting = num_groups, 0, False
+        self._order: Iterator[list[Rollout]] = iter(())
+        self._asynchronous = config.trainer.mode != "sync"
         self._config, self._run, self._method = config, run, method
         self._train_tasks, self._heldout_tasks = tasks
         self._error: LeydenError | None = None
@@ -85,8 +91,14 @@ class RolloutManager:
         """verl's contract: begin the rollouts of these prompts, do not wait; rows go into TransferQueue."""
         uids, step = [str(uid) for uid in prompts["uid"]], int(prompts["global_steps"])
         validate = "validate" in prompts and bool(prompts["validate"])
-        work = self._evaluate(uids, step) if validate else self._train(uids, step)
-        asyncio.run_coroutine_threadsafe(self._guarded(work, uids, "val" if validate else "train"), self._loop)
+        partition = "val" if validate else "train"
+        self.check()  # asked for others in the place of those that failed, it would fail again, and so on
+        if self._asynchronous and not validate:
+            works = [(self._train_one(uid, step), [uid]) for uid in uids]
+        else:
+            works = [(self._evaluate(uids, step) if validate else self._train(uids, step), uids)]
+        for work, of in works:
+            asyncio.run_coroutine_threadsafe(self._guarded(work, of, partition), self._loop)
 
     def check(self) -> None:
         """Raise what went wrong in the thread; verl waits on tags alone and would see only missing rows."""
@@ -121,44 +133,94 @@ class RolloutManager:
         """Write down what the step measured, for who watches."""
         self._wait(self._store.note([noted_step(self._run, step, metrics)]))
 
-    async def _guarded(self, work: Coroutine[Any, Any, None], uids: Sequence[str], partition: str) -> None:
+    async def _guarded(self, work: Coroutine[Any, Any, bool], uids: Sequence[str], partition: str) -> None:
         """However it ends, every prompt gets a last status: verl's trainer waits for no less."""
         await self._tag(uids, partition, "running")
+        status = "failure"
         try:
-            await work
+            status = "finished" if await work else "failure"
         except LeydenError as error:
             self._error = error
         except BaseException as error:
             self._error = TrainingStopped(f"the rollouts of a step could not be collected: {error!r}")
             raise
         finally:
-            await self._tag(uids, partition, "failure" if self._error else "finished")
+            await self._tag(uids, partition, status)
 
     async def _tag(self, uids: Sequence[str], partition: str, status: str) -> None:
         for uid in uids:
             await tq.async_kv_put(key=uid, partition_id=partition, tag={"status": status})
 
-    async def _train(self, uids: Sequence[str], step: int) -> None:
-        config = self._config
-        groups = train_groups(config, self._run, step, self._train_tasks, self.num_groups)
-        how = Collecting(
+    async def _train(self, uids: Sequence[str], step: int) -> bool:
+        how = self._how(self._config.trainer.max_incomplete)
+        batch = await collect_batch(self._store, self._draw(step), len(uids), how)
+        found = Experience(batch)
+        for uid, group in zip(uids, batch.groups, strict=False):  # fewer groups if too many were silent
+            found.rows.update(_keyed(uid, group))
+        self._found = dict.fromkeys(uids, found)
+        await self._put([member for group in batch.groups for member in group], found.rows, step, "train")
+        return True
+
+    async def _train_one(self, uid: str, step: int) -> bool:
+        """A group by itself: verl takes the oldest that are there. One that may not be trained on it replaces."""
+        batch = await collect_batch(self._store, self._draw(step), 1, self._how(None))
+        found = Experience(batch)
+        for group in batch.groups:
+            found.rows.update(_keyed(uid, group))
+        if found.rows:
+            self._found[uid] = found
+            await self._put(batch.groups[0], found.rows, step, "train")
+        else:
+            self._lost.append(found)
+        return bool(found.rows)
+
+    def _how(self, max_incomplete: float | None) -> Collecting:
+        return Collecting(
             run=self._finish,
             reward=self._rewarding,
             has_signal=lambda group: has_signal(group, self._method, {}),
-            replace_silent=config.trainer.dynamic_sampling,
-            max_tokens=config.model.context_length,
-            max_incomplete=config.trainer.max_incomplete,
+            replace_silent=self._config.trainer.dynamic_sampling,
+            max_tokens=self._config.model.context_length,
+            max_incomplete=max_incomplete,
         )
-        batch = await collect_batch(self._store, groups, len(uids), how)
-        self.num_groups += len(batch.groups) + batch.replaced + batch.replaced_silent
-        experience = Experience(batch)
-        for uid, group in zip(uids, batch.groups, strict=False):  # fewer groups if too many were silent
-            experience.rows.update(_keyed(uid, group))
-        _check_versions(experience.rows.values(), step - 1)
-        self.experience = experience
-        await self._put([member for group in batch.groups for member in group], experience.rows, step, "train")
 
-    async def _evaluate(self, uids: Sequence[str], step: int) -> None:
+    def _draw(self, step: int) -> Iterator[list[Rollout]]:
+        """Groups for a step, in the run's order of tasks."""
+        if step != self._drawing:
+            self._order = train_groups(self._config, self._run, step, self._train_tasks, self._num_groups)
+            self._drawing, self._counting = step, True
+        order = self._order
+        while True:
+            group = next(order)
+            # What is drawn in the place of lost groups once the step is counted, a resumed run draws again.
+            self._num_groups += self._counting and order is self._order
+            yield group
+
+    def count_groups(self) -> int:
+        """Groups taken from the order of tasks until this step, the replaced ones too: where the next step goes on."""
+        self._counting = False
+        return self._num_groups
+
+    def take(self, keys: Sequence[str], *, step: int) -> Experience:
+        """The experience behind rows of verl's that are trained on now.
+
+        Raises:
+            TrainingStopped: too many rollouts were incomplete, or a token is of weights that it may not be of.
+        """
+        uids = dict.fromkeys(key.split("_")[0] for key in keys)
+        taken = [found for uid in uids if (found := self._found.pop(uid, None))]
+        parts = list({id(found): found for found in (*taken, *self._lost)}.values())
+        self._lost.clear()
+        joined = Batch.joined([part.batch for part in parts])
+        experience = Experience(joined, {key: row for part in parts for key, row in part.rows.items()})
+        if self._asynchronous:
+            check_complete(joined.members, self._config.trainer.max_incomplete)
+        stale = self._config.trainer.max_staleness if self._asynchronous else 0
+        _check_versions(experience.rows.values(), step - 1, stale)
+        self.experience = experience
+        return experience
+
+    async def _evaluate(self, uids: Sequence[str], step: int) -> bool:
         rollouts = evaluation_rollouts(self._config, self._heldout_tasks, run=self._run, name=f"h{step}", step=step)
         members = await read_members(self._store, await self._finish(rollouts), max_tokens=None)
         # Incomplete rollouts stay in the denominator: leaving them out would flatter the policy.
@@ -167,6 +229,7 @@ class RolloutManager:
         for uid, member in zip(uids, members, strict=True):
             rows |= _keyed(uid, [member])
         await self._put(members, rows, step, "val")
+        return True
 
     async def _finish(self, rollouts: list[Rollout]) -> list[Rollout]:
         return await finish_all(self._store, rollouts, None, lambda count: None)
@@ -195,12 +258,14 @@ class RolloutManager:
         )
 
 
-def _check_versions(rows: Iterable[Transition], expected: int) -> None:
+def _check_versions(rows: Iterable[Transition], expected: int, stale: int) -> None:
+    """A run that was killed may find rollouts by weights that it has yet to make again: they count as stale too."""
     for row in rows:
-        others = sorted({version for version in row.versions if version not in (None, expected)})
+        known = {version for version in row.versions if version is not None}
+        others = sorted(version for version in known if abs(version - expected) > stale)
         if others:
             raise TrainingStopped(
-                f"rollout {row.rollout_id} was sampled by versions {others}, expected only {expected}: "
+                f"rollout {row.rollout_id} was sampled by versions {others}, expected {expected}, or {stale} away: "
                 "another trainer publishes to this store; give each run its own"
             )
 

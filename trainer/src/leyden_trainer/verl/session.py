@@ -1,4 +1,4 @@
-"""One run on verl: model, Leyden server, runner, then verl's trainer on Ray; ended in reverse.
+"""One run on verl: model, Leyden server, verl's trainer on Ray, and a runner once the policy is served.
 
 Unlike the local backend's session, the loop is not here: verl's `fit` runs in an actor of Ray's.
 """
@@ -23,7 +23,7 @@ from leyden.client import HttpStore
 from leyden.errors import BadConfig, TrainingStopped
 from leyden.tasks import read_tasks
 from leyden_trainer.assignment import configured_method
-from leyden_trainer.children import opened_server, started_runner
+from leyden_trainer.children import Server, opened_server, started_runner
 from leyden_trainer.config import TrainConfig
 from leyden_trainer.experience import take_over
 from leyden_trainer.folders import CACHE
@@ -33,16 +33,18 @@ from leyden_trainer.summary import Summary, draw_curve, write_summary
 from leyden_trainer.tasks import check_apart
 from leyden_trainer.verl.runners import ray_runners
 
-__all__ = ["print_verl_config", "run_training"]
+__all__ = ["prepare_environment", "print_verl_config", "run_training", "started_ray"]
 
 _EXTERNAL = ("leyden_trainer.verl.policy_loss", "leyden_trainer.verl.critic")
 LOOPBACK = "127.0.0.2"
 """Ray replaces 127.0.0.1 by an address that other machines reach; the rest of 127/8 it leaves alone."""
+LOOK_S = 0.5
+"""How often is looked whether the policy is served."""
 
 
 def print_verl_config(config: TrainConfig, folder: Path, console: Console) -> None:
     """The whole configuration that verl would get, as YAML."""
-    on_cpu = _prepare_environment()
+    on_cpu = prepare_environment()
     console.print(OmegaConf.to_yaml(_verl_config(config, folder, Path(config.model.path), on_cpu)), markup=False)
 
 
@@ -54,7 +56,7 @@ async def run_training(
     Raises:
         LeydenError: bad input is refused before anything is started.
     """
-    on_cpu = _prepare_environment()
+    on_cpu = prepare_environment()
     check_apart(read_tasks(config.tasks.train), read_tasks(config.tasks.heldout))
     _check_honoured(config)
     screen = Screen(console, config.trainer)
@@ -72,12 +74,7 @@ async def run_training(
                 await take_over(store, folder.name)
         finally:
             await store.close()
-        died = None
-        if config.agent.runners == 1:
-            died = await stack.enter_async_context(started_runner(config, server, folder))
-        await stack.enter_async_context(_ray(config, settings))
-        if config.agent.runners == "ray":
-            died = await stack.enter_async_context(ray_runners(config, server, folder))
+        await stack.enter_async_context(started_ray(config, settings))
         from leyden_trainer.verl.task_runner import Job, TaskRunner
 
         job = Job(config, folder, server.url, server.key, judge_key, on_cpu)
@@ -85,7 +82,15 @@ async def run_training(
         # On this node: the run's folder is here.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         runner = actor.options(scheduling_strategy=here).remote(job)
-        await _until_done(runner.run.remote(settings), died)
+        training = asyncio.ensure_future(_awaited(runner.run.remote(settings)))
+        stack.callback(training.cancel)
+        await _served(server, training)
+        died = None
+        if config.agent.runners == 1:
+            died = await stack.enter_async_context(started_runner(config, server, folder))
+        if config.agent.runners == "ray":
+            died = await stack.enter_async_context(ray_runners(config, server, folder))
+        await _until_done(training, died)
     summary = _summary(config, folder, time.perf_counter() - began)
     write_summary(folder / "summary.json", summary)
     screen.summary(summary, str(folder))
@@ -113,7 +118,7 @@ def _check_honoured(config: TrainConfig) -> None:
         )
 
 
-def _prepare_environment() -> bool:
+def prepare_environment() -> bool:
     """Set what verl reads from the environment, before its first import; returns whether this is a CPU's."""
     on_cpu = not torch.cuda.is_available()
     modules = [*_EXTERNAL]
@@ -143,7 +148,7 @@ def _verl_config(config: TrainConfig, folder: Path, model: Path, on_cpu: bool) -
 
 
 @contextlib.asynccontextmanager
-async def _ray(config: TrainConfig, settings: Any) -> AsyncGenerator[None]:
+async def started_ray(config: TrainConfig, settings: Any) -> AsyncGenerator[None]:
     """Joined, or started on loopback; on a CPU with one logical GPU for each worker that verl places."""
     from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
 
@@ -167,13 +172,19 @@ def _own(settings: Any) -> dict[str, Any]:
     return given
 
 
-async def _until_done(running: Any, runner_died: asyncio.Task[str] | None) -> None:
-    training = asyncio.ensure_future(_awaited(running))
-    waiting: set[asyncio.Future[Any]] = {training, runner_died} if runner_died else {training}
+async def _served(server: Server, training: asyncio.Future[None]) -> None:
+    """Until the policy is, or training ended. Agents of a run that goes on have work at once, and limits of time."""
+    store = HttpStore(server.url, server.key)
     try:
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        while not training.done() and not any(endpoint.state == "ready" for endpoint in await store.endpoints()):
+            await asyncio.wait({training}, timeout=LOOK_S)
     finally:
-        training.cancel() if not training.done() else None
+        await store.close()
+
+
+async def _until_done(training: asyncio.Future[None], runner_died: asyncio.Task[str] | None) -> None:
+    waiting: set[asyncio.Future[Any]] = {training, runner_died} if runner_died else {training}
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     if runner_died is not None and runner_died.done() and not training.done():
         raise TrainingStopped(runner_died.result())
     await training

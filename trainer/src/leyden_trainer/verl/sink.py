@@ -18,11 +18,12 @@ NAMES: Mapping[str, str] = {
     "actor/pg_loss": "loss",
     "actor/ppo_kl": "kl",
     "actor/clip_fraction": "clip_fraction",
+    "leyden/staleness": "staleness",
     "leyden/mismatch": "mismatch",
     "timing_s/step": "seconds",
     "timing_s/gen": "seconds_rollouts",
 }
-SILENT = ("reward_error", "tokens")
+SILENT = ("reward_error", "tokens", "staleness")
 
 
 class Sink:

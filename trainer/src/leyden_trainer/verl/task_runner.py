@@ -13,7 +13,7 @@ from leyden_trainer.assignment import configured_method
 from leyden_trainer.config import TrainConfig
 from leyden_trainer.journal import Journal
 from leyden_trainer.verl.manager import RolloutManager
-from leyden_trainer.verl.trainer import MEMORY, LeydenTrainer
+from leyden_trainer.verl.trainer import MEMORY, TRAINERS, LeydenTrainer
 
 __all__ = ["Job", "TaskRunner"]
 
@@ -49,7 +49,9 @@ class TaskRunner:
     def _fit(self, config: Any) -> None:
         job, settings = self._job, self._job.settings
         method = configured_method(settings)
-        trainer = LeydenTrainer(config, settings=settings, run=job.folder.name, method=method, on_cpu=job.on_cpu)
+        trainer = TRAINERS[settings.trainer.mode](
+            config, settings=settings, run=job.folder.name, method=method, on_cpu=job.on_cpu
+        )
         trainer.init()
         last = _last_record(job.folder, trainer.global_steps)
         with Journal(job.folder, from_step=trainer.global_steps) as journal:

@@ -1,4 +1,4 @@
-"""verl's synchronous trainer with Leyden's credit. `fit` and `step` are verl's; what its hooks leave out is replaced.
+"""verl's trainers with Leyden's credit. `fit` and `step` are verl's; what its hooks leave out is replaced.
 
 Two private methods are overridden, each for one reason: `_compute_advantage` (our credit and token weights), and
 `_get_required_batch_multiple` (whole rollouts, one optimiser step for a batch of any size); and, on a CPU alone,
@@ -8,6 +8,7 @@ Two private methods are overridden, each for one reason: `_compute_advantage` (o
 import asyncio
 import functools
 import math
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,9 +19,8 @@ from omegaconf import open_dict
 from tensordict import TensorDict
 from torch import Tensor
 from verl.trainer.ppo.utils import Role
-from verl.trainer.ppo.v1 import PPOTrainerSync
+from verl.trainer.ppo.v1 import PPOTrainer, PPOTrainerColocateAsync, PPOTrainerSync
 
-from leyden.errors import TrainingStopped
 from leyden_trainer.advice import Advisor, notes
 from leyden_trainer.assignment import Assignment, assigned
 from leyden_trainer.config import TrainConfig
@@ -33,7 +33,7 @@ from leyden_trainer.verl.manager import Experience, RolloutManager
 from leyden_trainer.verl.scores import TransferredScores, columns_of
 from leyden_trainer.verl.sink import Sink
 
-__all__ = ["MEMORY", "LeydenTrainer"]
+__all__ = ["MEMORY", "TRAINERS", "LeydenTrainer"]
 
 MEMORY = "credit/"
 """Before the names of what the credit method remembers, among the figures of a step."""
@@ -42,8 +42,12 @@ POLL_S = 0.05
 """How often verl looks whether the rollouts are there; its own default is 2 s."""
 
 
-class LeydenTrainer(PPOTrainerSync):
-    """`agent_loop_manager` is a `RolloutManager`."""
+SEEN_S = 0.2
+"""The gateway has seen by then that an endpoint is held (it looks every 0.05 s), and sends it nothing more."""
+
+
+class LeydenTrainer(PPOTrainer):
+    """What the two trainers share. `agent_loop_manager` is a `RolloutManager`."""
 
     agent_loop_manager: RolloutManager
 
@@ -56,8 +60,14 @@ class LeydenTrainer(PPOTrainerSync):
         self.replay_buffer.poll_interval = POLL_S
 
     def resume(self, journal: Journal, memory: Memory) -> None:
-        """Where the figures of each step go, and what the credit method remembers of the steps before."""
+        """Where the figures of each step go, and what the credit method remembers of the steps before.
+
+        What verl kept of rollouts that were under way is dropped: those that the next step asks for are in the store.
+        """
         self._journal, self._memory = journal, memory
+        if kept := tq.kv_list("train"):
+            tq.kv_clear(keys=list(kept["train"]), partition_id="train")
+        self._restored_tq_prompt_count = 0
 
     def on_init_end(self) -> None:
         """Weights are loaded; the critic, if there is one, learns what our methods say."""
@@ -130,12 +140,11 @@ class LeydenTrainer(PPOTrainerSync):
 
     def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
         """Leyden's credit, token weights and returns, written back for each row of verl's; padding rows have 0."""
-        experience = self.agent_loop_manager.experience
-        if experience is None:
-            raise TrainingStopped(f"step {self.global_steps} has no rollouts")
+        experience = self.agent_loop_manager.take(batch.keys, step=self.global_steps)
         groups = experience.batch.groups
         scored = TransferredScores(batch, experience, with_values=self.use_critic)
-        work = assigned(groups, self._settings, self._method, self._memory, scored, always_score=True)
+        before = self.global_steps - 1
+        work = assigned(groups, self._settings, self._method, self._memory, scored, always_score=True, version=before)
         assignment = asyncio.run(work)
         self._memory = assignment.memory
         self.agent_loop_manager.credit(
@@ -152,7 +161,8 @@ class LeydenTrainer(PPOTrainerSync):
         )
         fields = TensorDict({name: _jagged(rows) for name, rows in columns.items()}, batch_size=len(batch))
         batch = tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
-        metrics.update(_figures(experience, assignment, self.agent_loop_manager.num_groups))
+        metrics.update(_figures(experience, assignment, before))
+        metrics["leyden/num_groups"] = float(self.agent_loop_manager.count_groups())
         self._set_mini_batches(len(batch))
         return batch
 
@@ -164,17 +174,38 @@ class LeydenTrainer(PPOTrainerSync):
             self.config.critic.ppo_mini_batch_size = prompts
 
 
+class SyncTrainer(LeydenTrainer, PPOTrainerSync):
+    """All rollouts of a step come from the weights before it."""
+
+
+class ColocateAsyncTrainer(LeydenTrainer, PPOTrainerColocateAsync):
+    """The rollouts of later steps run on through the updates, but for the time in which their servers sleep."""
+
+    def on_sample_end(self) -> None:
+        """Answers that were begun are finished first: verl's own hook would cut them off, and agents see that."""
+        self.serve(held=True)
+        time.sleep(SEEN_S)
+        servers = [replica.servers[0] for replica in self.llm_server_manager.get_replicas()]
+        ray.get([server.wait_for_requests_to_drain.remote() for server in servers])
+        super().on_sample_end()
+
+
+TRAINERS = {"sync": SyncTrainer, "colocate_async": ColocateAsyncTrainer}
+"""By `trainer.mode`."""
+
+
 def _jagged(rows: Sequence[Tensor]) -> Tensor:
     """(B, j) or (B, j, heads), float32."""
     return torch.nested.as_nested_tensor([row.float() for row in rows], layout=torch.jagged)
 
 
-def _figures(experience: Experience, assignment: Assignment, num_groups: int) -> dict[str, float]:
+def _figures(experience: Experience, assignment: Assignment, version: int) -> dict[str, float]:
     batch, importance = experience.batch, assignment.importance
     figures = {
         "leyden/reward": batch.mean_reward,
         "leyden/success": batch.success,
         "leyden/reward_error": batch.reward_error,
+        "leyden/staleness": batch.staleness(version),
         "leyden/mismatch": assignment.mismatch,
         "leyden/importance_mean": importance and importance.mean,
         "leyden/importance_capped": importance and importance.capped,
@@ -186,7 +217,6 @@ def _figures(experience: Experience, assignment: Assignment, num_groups: int) ->
         "leyden/silent_groups": batch.silent,
         "leyden/replaced_groups": batch.replaced,
         "leyden/replaced_silent_groups": batch.replaced_silent,
-        "leyden/num_groups": num_groups,
         "leyden/merge_rate": merge_rate([member.calls for group in batch.groups for member in group]),
         **{f"{MEMORY}{name}": value for name, value in assignment.memory.items()},
     }

@@ -48,6 +48,11 @@ def configured_method(config: TrainConfig) -> CreditMethod:
             f"trainer.dynamic_sampling leaves out groups of equal rewards, but credit.method = {method.name!r} learns "
             "from them too, by its critic; leave one of the two out"
         )
+    if method.remembers_rollouts and config.trainer.backend == "verl":
+        raise BadConfig(
+            f"credit.method = {method.name!r} remembers rollouts from step to step, and verl's record holds numbers "
+            'alone; set trainer.backend = "local" or choose another method'
+        )
     return method
 
 

@@ -16,6 +16,7 @@ __all__ = [
     "Ppo",
     "Rae",
     "ReturnToGo",
+    "TaskRegression",
     "TurnPpo",
 ]
 
@@ -66,6 +67,16 @@ class GroupRegression(Options):
 
     share: float = Field(default=0.3, ge=0, le=1)
     """Of what no decision explains; each call of the rollout gets it."""
+    anchor: Anchor = "observation"
+
+
+class TaskRegression(Options):
+    """See `task_regression.task_regression`."""
+
+    remember: int = Field(default=128, ge=2)
+    """Rollouts of a task; the oldest are forgotten first."""
+    evidence: float = Field(default=0.15, ge=0, le=1)
+    """Share of the squared error, of predicting rollouts left out, that decisions must explain."""
     anchor: Anchor = "observation"
 
 

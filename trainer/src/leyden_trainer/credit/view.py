@@ -42,6 +42,7 @@ def view(rollout: Rollout, calls: Sequence[Call], rewards: Sequence[Reward]) -> 
             for (call, answer), segment in zip(answered, segments, strict=True)
         ),
         agent_rewards=tuple(sorted(agents.items())),
+        task=rollout.task_id,
     )
 
 

@@ -40,13 +40,17 @@ class Recorded:
 async def recorded(store: Store, replay: Replay, number: int, asked: Asked) -> Recorded | None:
     """The answer to call `number` (from 0) of a rollout that replays another; None from where the policy samples.
 
+    The first call that the policy samples must be the recorded one too: its answers are compared.
+
     Raises:
         Fault: the request is not the recorded one, or there is none.
     """
-    if number >= replay.calls:
+    if number > replay.calls:
         return None
     calls = answered(await store.calls([replay.rollout_id]))
     if number >= len(calls):
+        if number == replay.calls:
+            return None
         raise _diverged(number, replay, f"at most {len(calls)} calls with an answer", f"call {number + 1}")
     call, answer = calls[number]
     expected = call.request.model_dump(mode="json", exclude={"sent"}) if call.request else {}
@@ -54,14 +58,14 @@ async def recorded(store: Store, replay: Replay, number: int, asked: Asked) -> R
     for field in got:
         if got[field] != expected.get(field):
             raise _diverged(number, replay, *_first_difference(field, expected.get(field), got[field]))
-    return Recorded(call, answer, asked)
+    return Recorded(call, answer, asked) if number < replay.calls else None
 
 
 def _diverged(number: int, replay: Replay, expected: str, got: str) -> Fault:
     return fault(
         400,
-        f"{DIVERGED} at call {number + 1} of {replay.calls} from rollout {replay.rollout_id}: expected {expected}, got "
-        f"{got}; an agent whose runs are replayed must ask the same when it is answered the same",
+        f"{DIVERGED} at call {number + 1} (the first {replay.calls} are answered as in rollout {replay.rollout_id}): "
+        f"expected {expected}, got {got}; an agent that is replayed must ask the same when it is answered the same",
         code="replay_diverged",
     )
 

@@ -11,7 +11,7 @@ from typing import Any
 from leyden.continuity import answered
 from leyden.gateway.asked import Asked
 from leyden.gateway.fault import Fault, fault
-from leyden.gateway.json_text import dump
+from leyden.gateway.json_text import dump, is_objects
 from leyden.gateway.sse import DONE, event
 from leyden.store.completeness import DIVERGED
 from leyden.store.protocol import Store
@@ -71,7 +71,7 @@ def _diverged(number: int, replay: Replay, expected: str, got: str) -> Fault:
 
 
 def _first_difference(field: str, expected: Any, got: Any) -> tuple[str, str]:
-    if isinstance(expected, list) and isinstance(got, list):
+    if is_objects(expected) and is_objects(got):
         pairs = itertools.zip_longest(expected, got)
         place = next(place for place, (one, other) in enumerate(pairs) if one != other)
         field, expected, got = f"{field}[{place}]", expected[place : place + 1], got[place : place + 1]
@@ -100,7 +100,7 @@ def _choice(place: int, choice: Choice, asked: Asked) -> dict[str, Any]:
     if not asked.chat:
         own = {"tokens": names, "token_logprobs": logprobs}
         return {**shared, "text": choice.message.get("content") or "", "logprobs": own}
-    content = [
+    content: list[dict[str, Any]] = [
         {"token": name, "logprob": logprob, "bytes": None, "top_logprobs": []}
         for name, logprob in zip(names, logprobs, strict=True)
     ]

@@ -1,13 +1,14 @@
-"""Which credit method learns from fewest rollouts? Tables for policies, the real credit functions, small worlds.
+"""Which credit method learns from fewest rollouts? Small worlds, the real credit functions, tables for policies.
 
 For each world and method: how one step's gradient compares with the true one (without memory of steps before), and
 rollouts until success is 0.8, at the method's own best learning rate and at `broadcast`'s. Rates are chosen from the
-same grid, on seeds that are not reported.
+same grid, on seeds that are not reported. A critic is a table of states, fitted to what its method says they are worth.
 """
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,40 @@ import numpy as np
 from numpy.typing import NDArray
 from worlds import WORLDS, Episodes, World
 
-from leyden_trainer.credit import CallView, CreditMethod, Group, RolloutView, assign, credit_method
+from leyden_trainer.credit import (
+    Advantage,
+    CallValues,
+    CallView,
+    CreditMethod,
+    Group,
+    RolloutView,
+    assign,
+    credit_method,
+    valued,
+)
 
 matplotlib.use("Agg")
 Array = NDArray[Any]
 
-METHODS = ("broadcast", "dr_mas", "return_to_go", "gigpo", "group_regression", "task_regression", "anchor_td")
+METHODS = (
+    "broadcast",
+    "dr_mas",
+    "return_to_go",
+    "gigpo",
+    "group_regression",
+    "task_regression",
+    "anchor_td",
+    "turn_ppo",
+    "hae",
+)
 RATES = (0.1, 0.2, 0.4, 0.8)
 TUNING_SEEDS = (1000, 1001, 1002)
 GROUPS, MEMBERS = 4, 8
 MOST_STEPS = 120
 GOAL = 0.8
 MANY_CALLS = 10
+CRITIC_RATE = 0.3
+"""How far a critic's value goes towards the mean of what its state was worth in a step."""
 PICTURE = Path(__file__).parents[1] / "docs" / "credit.png"
 
 
@@ -40,21 +63,21 @@ def softmax(logits_S_A: Array) -> Array:
 def views(world: World, episodes: Episodes, tasks_B: Array) -> list[Group]:
     """Episodes in groups of MEMBERS, as credit sees them."""
     rollouts = [
-        RolloutView(
-            str(b),
-            float(reward),
-            tuple(
-                CallView(f"{b}-{t}", world.agents[s], state=str(s), observation=str(s), action=str(a))
-                for t, (s, a, made) in enumerate(zip(states, actions, mask, strict=True))
-                if made
-            ),
-            task=str(tasks_B[b]),
-        )
-        for b, (states, actions, mask, reward) in enumerate(
-            zip(episodes.states_B_T, episodes.actions_B_T, episodes.mask_B_T, episodes.rewards_B, strict=True)
-        )
+        RolloutView(str(b), float(reward), _calls(world, b, episodes), task=str(tasks_B[b]))
+        for b, reward in enumerate(episodes.rewards_B)
     ]
     return [rollouts[n : n + MEMBERS] for n in range(0, len(rollouts), MEMBERS)]
+
+
+def _calls(world: World, b: int, episodes: Episodes) -> tuple[CallView, ...]:
+    """Of rollout b; a segment ends where another agent follows."""
+    calls: list[CallView] = []
+    for t in np.flatnonzero(episodes.mask_B_T[b]):
+        s, a = episodes.states_B_T[b, t], str(episodes.actions_B_T[b, t])
+        agent = world.agents[s]
+        segment = calls[-1].segment + (calls[-1].agent != agent) if calls else 0
+        calls.append(CallView(f"{b}-{t}", agent, state=str(s), observation=str(s), action=a, segment=segment))
+    return tuple(calls)
 
 
 def gradient(policy_S_A: Array, episodes: Episodes, advantages_N: Array) -> Array:
@@ -67,10 +90,37 @@ def gradient(policy_S_A: Array, episodes: Episodes, advantages_N: Array) -> Arra
 
 
 def credited(world: World, episodes: Episodes, tasks_B: Array, method: CreditMethod, memory: Any) -> tuple[Array, Any]:
-    """Advantages in the order of the mask."""
-    advantages, memory = assign(method, views(world, episodes, tasks_B), memory)
+    """Advantages in the order of the mask, and what the method carries on; with a critic that is the critic."""
+    groups = views(world, episodes, tasks_B)
+    if method.needs_critic:
+        critic_S_2 = np.zeros((world.num_states, 2)) if memory is None else memory
+        groups = [[_with_values(rollout, critic_S_2) for rollout in group] for group in groups]
+        advantages, _ = assign(method, groups)
+        memory = _fitted(critic_S_2, groups, advantages)
+    else:
+        advantages, memory = assign(method, groups, memory)
     places = np.argwhere(episodes.mask_B_T)
     return np.array([advantages[f"{b}-{t}"].value for b, t in places]), memory
+
+
+def _with_values(rollout: RolloutView, critic_S_2: Array) -> RolloutView:
+    """Seen by a critic that is a table, too: a low and a high value of every state."""
+    low_high = {call.id: critic_S_2[int(call.state)].tolist() for call in rollout.calls}
+    return valued(rollout, {call_id: CallValues((low,), high) for call_id, (low, high) in low_high.items()})
+
+
+def _fitted(critic_S_2: Array, groups: Sequence[Group], advantages: Mapping[str, Advantage]) -> Array:
+    """The critic after a step, nearer to the returns that the method defines."""
+    targets: dict[tuple[int, int], list[float]] = defaultdict(list)
+    for call in (call for group in groups for rollout in group for call in rollout.calls):
+        found = advantages[call.id]
+        targets[int(call.state), 0] += found.returns or ()
+        targets[int(call.state), 1] += () if found.high_return is None else (found.high_return,)
+    fitted = critic_S_2.copy()
+    for place, values in targets.items():
+        if values:
+            fitted[place] += CRITIC_RATE * (np.mean(values) - fitted[place])
+    return fitted
 
 
 def step_tasks(world: World, noise: np.random.Generator) -> Array:

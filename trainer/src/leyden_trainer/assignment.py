@@ -49,6 +49,16 @@ def configured_method(config: TrainConfig) -> CreditMethod:
             f"trainer.dynamic_sampling leaves out groups of equal rewards, but credit.method = {method.name!r} learns "
             "from them too, by its critic; leave one of the two out"
         )
+    if config.credit.replays and (method.name != "c3" or config.trainer.backend == "verl"):
+        raise BadConfig(
+            f"credit.replays = {config.credit.replays} is for credit.method = 'c3' on the local backend, got "
+            f"{method.name!r} on {config.trainer.backend!r}; leave it out, or change these"
+        )
+    if method.remembers_rollouts and config.trainer.backend == "verl":
+        raise BadConfig(
+            f"credit.method = {method.name!r} remembers rollouts from step to step, and verl's record holds numbers "
+            'alone; set trainer.backend = "local" or choose another method'
+        )
     return method
 
 

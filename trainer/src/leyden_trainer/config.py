@@ -142,6 +142,9 @@ class CreditConfig(Section):
     """The method's parameters; see docs/credit.md."""
     agents: tuple[str, ...] = ()
     """Train only these agents' calls; empty: all."""
+    replays: int = Field(default=0, ge=0)
+    """For the method c3, alternatives sampled for each rollout: rollouts more, which replay what came before one of its
+    calls. They declare the agent deterministic: one that asks otherwise when answered the same is incomplete."""
 
 
 class CriticConfig(Section):

@@ -9,6 +9,7 @@ import asyncio
 import dataclasses
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,8 @@ from pydantic import JsonValue
 
 from leyden.errors import TrainingStopped
 from leyden.store.protocol import Store
-from leyden.types import Rollout
+from leyden.types import Call, Rollout
+from leyden_trainer.alternatives import alternatives
 from leyden_trainer.assignment import Assignment, assigned, has_signal
 from leyden_trainer.backend import BEFORE_WARM_START, Backend, StepStats
 from leyden_trainer.config import TrainConfig
@@ -151,7 +153,7 @@ class Loop:
     async def _rollouts(self, step: int) -> Batch:
         groups = train_groups(self.config, self.run_name, step, self.train_tasks, self.state.num_groups)
         how = Collecting(
-            run=lambda rollouts: self._finish(f"step {step}: rollouts", rollouts),
+            run=lambda rollouts: self._sampled(step, rollouts),
             reward=self.rewarding,
             has_signal=lambda group: has_signal(group, self.method, self.state.credit),
             replace_silent=self.config.trainer.dynamic_sampling,
@@ -163,6 +165,18 @@ class Loop:
             for member in group:
                 self._check_version(member.rollout, {v for t in member.transitions for v in t.versions}, step - 1)
         return batch
+
+    async def _sampled(self, step: int, rollouts: list[Rollout]) -> list[Rollout]:
+        """The rollouts, and those that replay a part of them."""
+        finished = await self._finish(f"step {step}: rollouts", rollouts)
+        replays = self.config.credit.replays
+        if not replays:
+            return finished
+        calls: dict[str, list[Call]] = defaultdict(list)
+        for call in await self.store.calls([rollout.id for rollout in finished]):
+            calls[call.rollout_id or ""].append(call)
+        more = alternatives(finished, calls, self.method, replays=replays, seed=self.config.seed)
+        return finished + await self._finish(f"step {step}: alternatives", more) if more else finished
 
     async def _finish(self, what: str, rollouts: list[Rollout]) -> list[Rollout]:
         self.screen.begin(what, len(rollouts))

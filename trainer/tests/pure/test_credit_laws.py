@@ -1,6 +1,8 @@
 """The laws of docs/credit.md, each over random groups: which methods obey it, and under what condition."""
 
+import itertools
 import math
+import statistics
 from dataclasses import replace
 
 import pytest
@@ -97,6 +99,34 @@ def test_without_repeated_anchors_gigpo_and_group_regression_are_broadcast(group
     unseen = [replace(r, calls=tuple(replace(c, observation="") for c in r.calls)) for r in group]
     assert values("gigpo", apart) == values("gigpo", unseen) == pytest.approx(values("broadcast", group))
     assert values("group_regression", apart) == values("group_regression", unseen) == values("broadcast", group)
+
+
+@given(groups())
+def test_where_no_two_rollouts_share_an_action_task_regression_is_broadcast(group: Group) -> None:
+    apart = [replace(r, task="t", calls=tuple(replace(c, action=c.id) for c in r.calls)) for r in group]
+    assert values("task_regression", apart) == values("broadcast", group)
+
+
+@given(st.tuples(numbers, numbers, numbers))
+def test_task_regression_finds_the_effects_of_decisions_that_add_up(effects: tuple[float, float, float]) -> None:
+    assume(any(effects))
+    made = list(itertools.product((0, 1), repeat=3))
+    returns = [sum(e for e, taken in zip(effects, actions, strict=True) if taken) for actions in made]
+    group = [
+        RolloutView(
+            f"{n}",
+            returns[n],
+            tuple(CallView(f"{n}-{k}", f"x{k}", observation=f"o{k}", action=str(a)) for k, a in enumerate(actions)),
+        )
+        for n, actions in enumerate(made)
+    ]
+    got = values("task_regression", group)
+    for n, actions in enumerate(made):
+        for k, taken in enumerate(actions):
+            # Each is taken by half of the rollouts, so it is half its effect above or below their mean. A ridge of 0.01
+            # takes 0.01 / 4.41 off.
+            true = effects[k] * (taken - 0.5) / statistics.pstdev(returns)
+            assert got[f"{n}-{k}"] == pytest.approx(true, rel=0.003, abs=1e-9)
 
 
 @given(groups(), st.floats(0, 1), st.floats(0, 1))

@@ -241,6 +241,66 @@ def test_anchor_td_forgets_anchors_that_are_no_longer_met_and_keeps_none_for_cal
     assert memory == {}
 
 
+def chosen(step: int, *rewards_and_actions: tuple[float, str], task: str = "t") -> list[RolloutView]:
+    """Agents "x0", "x1", ... decide one letter each."""
+    return [
+        RolloutView(
+            f"s{step}-{n}",
+            reward,
+            tuple(
+                CallView(f"s{step}-{n}-{k}", f"x{k}", observation=f"o{k}", action=letter)
+                for k, letter in enumerate(actions)
+            ),
+            task=task,
+        )
+        for n, (reward, actions) in enumerate(rewards_and_actions)
+    ]
+
+
+def test_task_regression_credits_decisions_by_all_remembered_rollouts_of_the_task() -> None:
+    # With z = ±1/2 for a and b the centred kernel of 2n rollouts is (1 + 0.1) · 2 z z', whose eigenvalue is 1.1 n; the
+    # weakest ridge, 0.01, predicts exact returns best. y = z, its deviation 1/2. The effect of "a" is
+    # 1.1 · n · 1/2 / (1.1 n + 0.01) / (1/2) = 1.1 n / (1.1 n + 0.01), that of "b" its negative, their mean 0.
+    method = credit_method("task_regression")
+    first, memory = assign(method, [chosen(1, (1.0, "a"), (0.0, "b"), (1.0, "a"), (0.0, "b"))])
+    assert first["s1-0-0"].value == pytest.approx(2.2 / 2.21)
+    assert first["s1-1-0"].value == pytest.approx(-2.2 / 2.21)
+    second, memory = assign(method, [chosen(2, (1.0, "a"), (0.0, "b"))], memory)
+    assert second["s2-0-0"].value == pytest.approx(3.3 / 3.31)
+    assert second["s2-1-0"].value == pytest.approx(-3.3 / 3.31)
+    assert len(memory["t"]) == 6
+
+
+def test_task_regression_knows_from_before_what_a_group_of_equals_does_not_tell() -> None:
+    # x0's "a" is worth 1, x1's "a" 0.5. The second step's rollouts earn the same, by different decisions.
+    method = credit_method("task_regression")
+    _, memory = assign(method, [chosen(1, (1.5, "aa"), (1.0, "ab"), (0.5, "ba"), (0.0, "bb"))])
+    got, _ = assign(method, [chosen(2, (1.0, "ab"), (1.0, "ab"), (0.5, "ba"), (0.5, "ba"))], memory)
+    assert got["s2-0-0"].value > 0 > got["s2-0-1"].value
+    assert got["s2-2-0"].value < 0 < got["s2-2-1"].value
+
+
+def test_task_regression_forgets_the_oldest_and_remembers_no_task_without_a_name() -> None:
+    method = credit_method("task_regression", options={"remember": 3})
+    _, memory = assign(method, [chosen(1, (1.0, "a"), (0.0, "b"))])
+    _, memory = assign(
+        method, [chosen(2, (0.25, "a"), (0.75, "b")), chosen(3, (1.0, "a"), (0.0, "b"), task="")], memory
+    )
+    assert [value for value, _ in memory["t"]] == [0.25, 0.75, 1.0]
+    assert set(memory) == {"t"}
+
+
+def test_task_regression_is_broadcast_where_anchors_recur_or_decisions_explain_too_little() -> None:
+    again = [
+        replace(r, calls=tuple(replace(c, observation="o", agent="x") for c in r.calls))
+        for r in chosen(1, (1.0, "aa"), (0.0, "bb"), (1.0, "aa"), (0.0, "bb"))
+    ]
+    free_text = chosen(1, (1.0, "ab"), (0.0, "cd"), (0.0, "ef"), (1.0, "gh"))
+    noise = chosen(1, (1.0, "aa"), (0.0, "aa"), (1.0, "bb"), (0.0, "bb"))
+    for group in (again, free_text, noise):
+        assert advantages("task_regression", group) == advantages("broadcast", group)
+
+
 def scored() -> RolloutView:
     """Two segments: a1 of two tokens and a2 of one, then b1 of one; the reward 1 falls on b1, 0.5 on a1."""
     return RolloutView(

@@ -27,6 +27,7 @@ __all__ = [
     "Mode",
     "Outcome",
     "Page",
+    "Replay",
     "Request",
     "Reward",
     "RewardFrom",
@@ -113,6 +114,14 @@ class Failure(Frozen):
     traceback: str | None = None
 
 
+class Replay(Frozen):
+    """The first calls of a rollout are answered as those of another were; the agent must be deterministic."""
+
+    rollout_id: str = Field(min_length=1, max_length=200)
+    calls: int = Field(ge=1)
+    """So many; from the next one on the policy samples."""
+
+
 class Rollout(Frozen):
     """One run of an agent on one task. Rollouts of one group share the task, so that their rewards can be compared."""
 
@@ -127,6 +136,7 @@ class Rollout(Frozen):
     """The optimiser step whose batch it belongs to."""
     sampling: Sampling = Sampling()
     reward_from: RewardFrom = "any"
+    replay: Replay | None = None
     max_attempts: int = Field(default=3, ge=1)
     created_at: float = Field(default_factory=time.time)
 
@@ -253,7 +263,7 @@ class Call(Frozen):
     structure: Structure | None = None
     tools: tuple[ToolUse, ...] = ()
     context: bool = False
-    """True for passed-through models (a judge, an embedding): context, never trained on."""
+    """True for passed-through models (a judge, an embedding) and for replayed answers: context, never trained on."""
 
     @property
     def answer(self) -> Attempt | None:

@@ -2,7 +2,7 @@
 
 from leyden_trainer.credit.group import Advantage, CallValues, CallView, Group, RolloutView, valued
 from leyden_trainer.credit.methods import METHODS, CreditMethod, Memory, assign, credit_method
-from leyden_trainer.credit.view import view
+from leyden_trainer.credit.view import view, view_agent
 
 __all__ = [
     "METHODS",
@@ -17,4 +17,5 @@ __all__ = [
     "credit_method",
     "valued",
     "view",
+    "view_agent",
 ]

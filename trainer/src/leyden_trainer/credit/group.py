@@ -50,6 +50,8 @@ class RolloutView:
     calls: tuple[CallView, ...]
     agent_rewards: tuple[tuple[str, float], ...] = ()
     """(agent, sum of the rewards given to it)."""
+    task: str = ""
+    """The task's id, which is the same in every step; empty if it is unknown."""
 
 
 Group = Sequence[RolloutView]

@@ -15,6 +15,7 @@ from leyden_trainer.credit.critic import Horizon, hae, token_gae, turn_ppo
 from leyden_trainer.credit.group import Advantage, Group
 from leyden_trainer.credit.regression import group_regression
 from leyden_trainer.credit.relative import dr_mas, mt_grpo, per_rollout, rae, reinforce_plus_plus, return_to_go
+from leyden_trainer.credit.task_regression import task_regression
 
 __all__ = ["METHODS", "CreditMethod", "Memory", "assign", "credit_method"]
 
@@ -36,6 +37,8 @@ class CreditMethod:
     agents: tuple[str, ...] = ()
     heads: Literal[0, 1, 2] = 0
     """How many heads of a critic it reads: 1: `CallView.values`; 2: `CallView.high_value` too."""
+    remembers_rollouts: bool = False
+    """Whether its memory holds more than numbers."""
 
     @property
     def needs_critic(self) -> bool:
@@ -54,6 +57,7 @@ class Entry:
     make: Callable[[Any], Rule]
     options: type[o.Options] = o.NoOptions
     heads: Literal[0, 1, 2] = field(default=0, kw_only=True)
+    remembers_rollouts: bool = field(default=False, kw_only=True)
 
 
 def _each(rule: Callable[[Group], Advantages]) -> Rule:
@@ -112,6 +116,11 @@ METHODS: dict[str, Entry] = {
         lambda p: _each(lambda group: group_regression(group, **p.model_dump())), o.GroupRegression
     ),
     "anchor_td": Entry(lambda p: lambda groups, memory: anchor_td(groups, memory, **p.model_dump()), o.AnchorTd),
+    "task_regression": Entry(
+        lambda p: lambda groups, memory: task_regression(groups, memory, **p.model_dump()),
+        o.TaskRegression,
+        remembers_rollouts=True,
+    ),
     "ppo": Entry(_ppo, o.Ppo, heads=1),
     "multi_level_gae": Entry(_multi_level, o.MultiLevelGae, heads=1),
     "turn_ppo": Entry(lambda p: _step(lambda groups: turn_ppo(groups, **p.model_dump())), o.TurnPpo, heads=1),
@@ -135,7 +144,7 @@ def credit_method(
     if name in METHODS:
         entry = METHODS[name]
         parameters = _parameters(name, entry.options, options or {})
-        return CreditMethod(name, entry.make(parameters), tuple(agents), entry.heads)
+        return CreditMethod(name, entry.make(parameters), tuple(agents), entry.heads, entry.remembers_rollouts)
     if ":" not in name:
         raise BadConfig(f"credit.method = {name!r} is unknown; choose {', '.join(METHODS)}, or give module:function")
     function = load_function(name)

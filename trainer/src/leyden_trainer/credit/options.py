@@ -17,6 +17,7 @@ __all__ = [
     "Ppo",
     "Rae",
     "ReturnToGo",
+    "TaskRegression",
     "TurnPpo",
 ]
 
@@ -79,6 +80,16 @@ class AnchorTd(Options):
     """Per step, of what earlier steps saw."""
     share: float = Field(default=0.3, ge=0, le=1)
     """Of `broadcast`; the rest is the TD part."""
+    anchor: Anchor = "observation"
+
+
+class TaskRegression(Options):
+    """See `task_regression.task_regression`."""
+
+    remember: int = Field(default=128, ge=2)
+    """Rollouts of a task; the oldest are forgotten first."""
+    evidence: float = Field(default=0.15, ge=0, le=1)
+    """Share of the squared error, of predicting rollouts left out, that decisions must explain."""
     anchor: Anchor = "observation"
 
 

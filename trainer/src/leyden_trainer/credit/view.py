@@ -13,7 +13,7 @@ from leyden.errors import BadReward
 from leyden.types import Attempt, Call, Reward, Rollout
 from leyden_trainer.credit.group import CallView, RolloutView
 
-__all__ = ["view"]
+__all__ = ["view", "view_agent"]
 
 _MADE_UP = frozenset({"id", "tool_call_id", "index", "refusal", "annotations", "audio"})
 
@@ -42,11 +42,12 @@ def view(rollout: Rollout, calls: Sequence[Call], rewards: Sequence[Reward]) -> 
             for (call, answer), segment in zip(answered, segments, strict=True)
         ),
         agent_rewards=tuple(sorted(agents.items())),
+        task=rollout.task_id,
     )
 
 
 def _call_view(call: Call, answer: Attempt, segment: int, reward: float) -> CallView:
-    agent = _agent(call)
+    agent = view_agent(call)
     messages = call.request.messages if call.request else ()
     new = messages
     for place, message in enumerate(messages):
@@ -65,7 +66,8 @@ def _call_view(call: Call, answer: Attempt, segment: int, reward: float) -> Call
     )
 
 
-def _agent(call: Call) -> str:
+def view_agent(call: Call) -> str:
+    """The path of the agent that called, as `CallView.agent` has it."""
     return "/".join(call.structure.agent) if call.structure else ""
 
 
@@ -81,7 +83,7 @@ def _segments(calls: Sequence[Call]) -> list[int]:
 
 
 def _place(call: Call) -> tuple[str, str | None]:
-    return _agent(call), call.structure.node if call.structure else None
+    return view_agent(call), call.structure.node if call.structure else None
 
 
 def _handed_off(call: Call) -> bool:

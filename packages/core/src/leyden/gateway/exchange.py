@@ -24,6 +24,7 @@ from leyden.gateway.fault import Fault, fault, fault_of
 from leyden.gateway.held import HeldClock
 from leyden.gateway.json_text import is_object, load_object
 from leyden.gateway.measures import Measures
+from leyden.gateway.replay import Recorded, recorded
 from leyden.gateway.rollouts import RunningRollouts
 from leyden.gateway.sse import DONE, EventParser, event
 from leyden.gateway.upstream import Answering, Upstream
@@ -75,6 +76,7 @@ class Exchange:
         self._answer = Answer(asked)
         self._sent: dict[str, Any] = {}
         self._picked: Picked | None = None
+        self._replayed: str | None = None
         self._came = time.perf_counter()
         self._begin()
 
@@ -152,8 +154,17 @@ class Exchange:
         return b"".join(held_back)
 
     @asynccontextmanager
-    async def _sending(self) -> AsyncGenerator[Answering]:
+    async def _sending(self) -> AsyncGenerator[Answering | Recorded]:
         caller, parts = self.caller, self._parts
+        replay = caller.running.rollout.replay if caller.running is not None else None
+        if caller.running is not None and replay is not None:
+            number = await parts.rollouts.call_number(caller.running, caller.call_id)
+            answer = await recorded(parts.store, replay, number, self.asked)
+            if answer is not None:
+                self._replayed = answer.call_id
+                self._sent = {"replayed": answer.call_id}
+                yield answer
+                return
         clock = caller.running.held if caller.running is not None else HeldClock()
         self._picked = await parts.endpoints.pick(caller.rollout_id or caller.call_id, clock)
         self._begin()
@@ -252,6 +263,7 @@ class Exchange:
                 request=self.asked.record(self._sent),
                 attempts=(attempt,),
                 structure=caller.structure,
+                context=self._replayed is not None,
             )
             with self._parts.measures.gateway_record.time():
                 await self._parts.store.record([call])

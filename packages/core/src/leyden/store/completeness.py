@@ -8,12 +8,14 @@ from typing import Any
 from leyden.errors import BadInput
 from leyden.types import Attempt, Call, Choice
 
-__all__ = ["ROUNDING", "SENTINEL", "are_ids", "check", "gaps", "is_possible"]
+__all__ = ["DIVERGED", "ROUNDING", "SENTINEL", "are_ids", "check", "gaps", "is_possible"]
 
 SENTINEL = -9999.0
 """What vLLM writes for a log probability that it does not have, as for minus infinity; no such token is sampled."""
 ROUNDING = 1e-6
 """How far above 0 a log probability may be, as a softmax in float32 can give 1 + 2**-23. It is kept as it came."""
+DIVERGED = "replay diverged"
+"""How the gateway's refusal of a request begins that is not the one that was recorded."""
 
 
 def check(call: Call) -> None:
@@ -67,6 +69,9 @@ def gaps(call: Call) -> list[str]:
     if call.status is None:
         return [f"call {call.id} is dangling: it has no terminal record from the gateway"]
     answer = call.answer
+    diverged = next((a.error for a in call.attempts if (a.error or "").startswith(DIVERGED)), None)
+    if diverged is not None:
+        return [f"call {call.id}: {diverged}"]
     if answer is None:
         return []  # an error or a cancelled call: the agent saw no answer, so there is none to train on
     lacks = _lacks(answer)

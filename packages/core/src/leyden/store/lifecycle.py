@@ -17,7 +17,7 @@ __all__ = ["claim", "expire", "finish", "heartbeat", "insert_finished", "queue",
 
 _PLACE = {"id", "group_id", "task_id", "task", "mode", "run", "step"}
 _STATE = {"status", "attempt", "released", "runner", "lease_until", "started_at", "finished_at"}
-_BODY = _PLACE | {"sampling", "reward_from", "max_attempts", "created_at"}
+_BODY = _PLACE | {"sampling", "reward_from", "replay", "max_attempts", "created_at"}
 
 
 def to_rollout(row: Row[Any]) -> Rollout:

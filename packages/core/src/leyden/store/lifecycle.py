@@ -5,12 +5,13 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
 from leyden.errors import Conflict, LeaseLost, NotFound
 from leyden.store import facets
 from leyden.store.changes import LEASES, QUEUE, end_of, touch
 from leyden.store.schema import calls, rewards, rollouts
+from leyden.store.statements import rows_with, run
 from leyden.types import Failure, Outcome, Rollout
 
 __all__ = ["claim", "expire", "finish", "heartbeat", "insert_finished", "queue", "release", "to_rollout"]
@@ -18,6 +19,44 @@ __all__ = ["claim", "expire", "finish", "heartbeat", "insert_finished", "queue",
 _PLACE = {"id", "group_id", "task_id", "task", "mode", "run", "step"}
 _STATE = {"status", "attempt", "released", "runner", "lease_until", "started_at", "finished_at"}
 _BODY = _PLACE | {"sampling", "reward_from", "max_attempts", "created_at"}
+
+_RUNNING = rollouts.c.status == "running"
+_QUEUE = insert(rollouts).values(
+    status="queued",
+    attempt=0,
+    **{name: bindparam(name) for name in ("id", "group_id", "run", "mode", "step", "task_id", "body")},
+)
+_OLDEST = select(rollouts.c.id).where(rollouts.c.status == "queued").order_by(rollouts.c.seq).limit(bindparam("most"))
+_CLAIM = (
+    update(rollouts)
+    .where(rollouts.c.id == bindparam("claimed"))
+    .values(
+        status="running",
+        attempt=rollouts.c.attempt + 1,
+        runner=bindparam("by"),
+        lease_until=bindparam("until"),
+        started_at=bindparam("now"),
+    )
+)
+_RENEW = update(rollouts).where(rollouts.c.id == bindparam("held")).values(lease_until=bindparam("until"))
+_SILENT = select(rollouts).where(_RUNNING, rollouts.c.lease_until <= bindparam("now"))
+_NEXT_LEASE = select(func.min(rollouts.c.lease_until)).where(_RUNNING)
+_END = (
+    update(rollouts)
+    .where(rollouts.c.id == bindparam("ended"))
+    .values(lease_until=None, **{name: bindparam(name) for name in ("status", "finished_at", "ending")})
+)
+_GAPS = (
+    select(calls.c.id, calls.c.gaps)
+    .where(calls.c.rollout_id == bindparam("rollout"), calls.c.attempt == bindparam("attempt"))
+    .order_by(calls.c.started_at)
+)
+_WHOLE_REWARD = (
+    select(rewards.c.seq)
+    .where(rewards.c.rollout_id == bindparam("rollout"), rewards.c.attempt == bindparam("attempt"))
+    .where(rewards.c.agent.is_(None), rewards.c.call_id.is_(None))
+    .limit(1)
+)
 
 
 def to_rollout(row: Row[Any]) -> Rollout:
@@ -44,7 +83,7 @@ def queue(connection: Connection, wanted: Sequence[Rollout]) -> None:
             known[rollout.id] = body
             values = {"id": rollout.id, "group_id": rollout.group_id, "run": rollout.run, "mode": rollout.mode}
             values |= {"step": rollout.step, "task_id": rollout.task_id[: facets.LONGEST]}
-            connection.execute(insert(rollouts).values(**values, status="queued", attempt=0, body=body))
+            run(connection, _QUEUE, {**values, "body": body})
         elif _asked(known[rollout.id]) != _asked(body):
             raise Conflict(f"rollout {rollout.id} was queued before with other content; give the new one its own id")
     touch(connection, QUEUE)
@@ -75,37 +114,24 @@ def _asked(body: str) -> Rollout:
 
 
 def _select(connection: Connection, ids: Sequence[str]) -> list[Row[Any]]:
-    found: list[Row[Any]] = []
-    for start in range(0, len(ids), 500):
-        found += connection.execute(select(rollouts).where(rollouts.c.id.in_(ids[start : start + 500])))
-    return found
+    return list(rows_with(connection, tuple(rollouts.c), rollouts.c.id, ids))
 
 
 def _one(connection: Connection, rollout_id: str) -> Row[Any]:
-    row = connection.execute(select(rollouts).where(rollouts.c.id == rollout_id)).one_or_none()
-    if row is None:
+    rows = _select(connection, [rollout_id])
+    if not rows:
         raise NotFound(f"no rollout has the id {rollout_id!r}")
-    return row
+    return rows[0]
 
 
 def claim(connection: Connection, runner: str, limit: int, lease_s: float) -> list[Rollout]:
     """Take the oldest queued rollouts, each as its next attempt."""
     expire(connection)
     now = time.time()
-    queued = select(rollouts.c.id).where(rollouts.c.status == "queued").order_by(rollouts.c.seq).limit(limit)
-    ids = list(connection.execute(queued).scalars())
-    connection.execute(
-        update(rollouts)
-        .where(rollouts.c.id.in_(ids))
-        .values(
-            status="running",
-            attempt=rollouts.c.attempt + 1,
-            runner=runner,
-            lease_until=now + lease_s,
-            started_at=now,
-        )
-    )
+    ids = list(run(connection, _OLDEST, {"most": limit}).scalars())
     if ids:
+        lease = {"by": runner, "until": now + lease_s, "now": now}
+        run(connection, _CLAIM, [{"claimed": rollout_id, **lease} for rollout_id in ids])
         touch(connection, LEASES)
     taken = {row.id: row for row in _select(connection, ids)}
     return [to_rollout(taken[rollout_id]) for rollout_id in ids]
@@ -128,8 +154,8 @@ def heartbeat(connection: Connection, runner: str, held: Sequence[tuple[str, int
     """Renew the leases that the runner still has."""
     expire(connection)
     ids = _held(connection, runner, held)
-    connection.execute(update(rollouts).where(rollouts.c.id.in_(ids)).values(lease_until=time.time() + lease_s))
     if ids:
+        run(connection, _RENEW, [{"held": rollout_id, "until": time.time() + lease_s} for rollout_id in ids])
         touch(connection, LEASES)
     return ids
 
@@ -145,10 +171,9 @@ def release(connection: Connection, runner: str, held: Sequence[tuple[str, int]]
 def expire(connection: Connection) -> float | None:
     """Act on leases that ran out; returns when the next one will, None if there is none."""
     now = time.time()
-    running = rollouts.c.status == "running"
-    for row in list(connection.execute(select(rollouts).where(running, rollouts.c.lease_until <= now))):
+    for row in list(run(connection, _SILENT, {"now": now})):
         _lose(connection, row, f"its runner {row.runner} was silent for longer than the lease")
-    return connection.execute(select(func.min(rollouts.c.lease_until)).where(running)).scalar_one()
+    return run(connection, _NEXT_LEASE, {}).scalar_one()
 
 
 def _lose(connection: Connection, row: Row[Any], why: str, failure: Failure | None = None) -> None:
@@ -169,8 +194,8 @@ def _update(connection: Connection, rollout_id: str, values: dict[str, Any]) -> 
 
 
 def _end(connection: Connection, rollout_id: str, status: str, ending: dict[str, Any]) -> None:
-    values = {"status": status, "lease_until": None, "finished_at": time.time(), "ending": json.dumps(ending)}
-    _update(connection, rollout_id, values)
+    values = {"status": status, "finished_at": time.time(), "ending": json.dumps(ending)}
+    run(connection, _END, {"ended": rollout_id, **values})
     facets.settle(connection, rollout_id)
     touch(connection, end_of(rollout_id))
 
@@ -207,15 +232,13 @@ def _check_repeat(row: Row[Any], outcome: Outcome) -> None:
 
 def _reasons(connection: Connection, outcome: Outcome) -> list[str]:
     """Why a rollout that was to be trained on or measured is incomplete."""
-    mine = (calls.c.rollout_id == outcome.rollout_id) & (calls.c.attempt == outcome.attempt)
-    rows = list(connection.execute(select(calls.c.id, calls.c.gaps).where(mine).order_by(calls.c.started_at)))
+    mine = {"rollout": outcome.rollout_id, "attempt": outcome.attempt}
+    rows = list(run(connection, _GAPS, mine))
     known = {row.id for row in rows}
     reasons = [
         f"call {call_id} was made but never recorded" for call_id in outcome.call_ids or () if call_id not in known
     ]
     reasons += [gap for row in rows for gap in json.loads(row.gaps)]
-    whole = rewards.c.agent.is_(None) & rewards.c.call_id.is_(None) & (rewards.c.attempt == outcome.attempt)
-    count = select(func.count()).where(rewards.c.rollout_id == outcome.rollout_id, whole)
-    if not outcome.incomplete and not connection.execute(count).scalar_one():
+    if not outcome.incomplete and run(connection, _WHOLE_REWARD, mine).first() is None:
         reasons.append("it has no reward: name a reward function, or call leyden.reward(...) in the agent")
     return reasons

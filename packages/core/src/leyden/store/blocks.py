@@ -5,6 +5,7 @@ A block counts its children and the calls that point at it; at zero it goes, and
 """
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -113,7 +114,7 @@ def _contents(found: Mapping[bytes, tuple[bytes | None, bytes]], head: bytes) ->
 
 def read_tokens(found: Mapping[bytes, tuple[bytes | None, bytes]], head: bytes) -> tuple[int, ...]:
     """The token ids of a chain, out of what `read_blocks` found."""
-    return tuple(token for content in _contents(found, head) for token in unpack_tokens(content))
+    return tuple(itertools.chain.from_iterable(map(unpack_tokens, _contents(found, head))))
 
 
 def read_messages(found: Mapping[bytes, tuple[bytes | None, bytes]], head: bytes) -> list[bytes]:

@@ -5,6 +5,8 @@ Written once, when a rollout ends, so that no model call pays for it; what calls
 
 import json
 import re
+from collections.abc import Iterable
+from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, select, update
 
@@ -13,29 +15,28 @@ from leyden.store.schema import calls, labels, rewards, rollouts
 from leyden.store.statements import insert_rows, run
 from leyden.types import Reward
 
-__all__ = ["LONGEST", "add_to_total", "kind_of_reason", "settle"]
+__all__ = ["LONGEST", "RETURN", "add_to_total", "kind_of_reason", "label", "settle"]
 
 LONGEST = 200
 """Characters of a task's id or of a label that are looked for."""
 
-_ENDED = select(rollouts.c.seq, rollouts.c.attempt, rollouts.c.ending).where(rollouts.c.id == bindparam("ended"))
-_TOTAL = (
-    update(rollouts)
-    .where(rollouts.c.seq == bindparam("place"))
-    .values(
-        total=select(func.sum(rewards.c.value))
-        .where(rewards.c.rollout_id == bindparam("rollout"), rewards.c.attempt == bindparam("attempt"))
-        .where(rewards.c.agent.is_(None), rewards.c.call_id.is_(None))
-        .scalar_subquery()
-    )
+RETURN = (
+    select(func.sum(rewards.c.value))
+    .where(rewards.c.rollout_id == bindparam("rollout"), rewards.c.attempt == bindparam("of_attempt"))
+    .where(rewards.c.agent.is_(None), rewards.c.call_id.is_(None))
+    .scalar_subquery()
 )
+"""What an attempt was worth, with its `rollout` and `of_attempt`; a rollout that ends has it as its `total`."""
+
+_ENDED = select(rollouts.c.seq, rollouts.c.attempt, rollouts.c.ending).where(rollouts.c.id == bindparam("ended"))
+_TOTAL = update(rollouts).where(rollouts.c.seq == bindparam("place")).values(total=RETURN)
 _ADD_TO_TOTAL = (
     update(rollouts)
-    .where(rollouts.c.id == bindparam("rollout"), rollouts.c.attempt == bindparam("attempt_of"))
+    .where(rollouts.c.id == bindparam("rollout"), rollouts.c.attempt == bindparam("of_attempt"))
     .values(total=func.coalesce(rollouts.c.total, 0.0) + bindparam("more"))
 )
 _RECORDS = select(calls.c.record).where(
-    calls.c.rollout_id == bindparam("rollout"), calls.c.attempt == bindparam("attempt")
+    calls.c.rollout_id == bindparam("rollout"), calls.c.attempt == bindparam("of_attempt")
 )
 
 
@@ -47,18 +48,26 @@ def kind_of_reason(reason: str) -> str:
 
 
 def settle(connection: Connection, rollout_id: str) -> None:
-    """Note of a rollout that has just ended what it can be found by."""
+    """Note of a rollout that ended elsewhere what it can be found by."""
     row = run(connection, _ENDED, {"ended": rollout_id}).one()
-    mine = {"rollout": rollout_id, "attempt": row.attempt}
+    mine = {"rollout": rollout_id, "of_attempt": row.attempt}
     run(connection, _TOTAL, {"place": row.seq, **mine})
+    label(connection, row.seq, mine, json.loads(row.ending or "{}").get("incomplete", ()))
+
+
+def label(connection: Connection, seq: int, mine: dict[str, Any], incomplete: Iterable[str]) -> None:
+    """Note the agents of the calls of a rollout that ended, and why it is incomplete, if it is.
+
+    Args:
+        mine: its id as "rollout", its attempt as "of_attempt".
+    """
     found = [("agent", name[:LONGEST]) for name in agents_in(run(connection, _RECORDS, mine).scalars())]
-    reasons = json.loads(row.ending or "{}").get("incomplete", ())
-    found += [("reason", kind_of_reason(reason)) for reason in reasons]
-    insert_rows(connection, labels, [{"kind": kind, "name": name, "seq": row.seq} for kind, name in sorted(set(found))])
+    found += [("reason", kind_of_reason(reason)) for reason in incomplete]
+    insert_rows(connection, labels, [{"kind": kind, "name": name, "seq": seq} for kind, name in sorted(set(found))])
 
 
 def add_to_total(connection: Connection, reward: Reward) -> None:
     """Count a reward of a rollout that has ended: a rule's, a judge's."""
     if reward.agent is None and reward.call_id is None:
-        given = {"rollout": reward.rollout_id, "attempt_of": reward.attempt, "more": reward.value}
+        given = {"rollout": reward.rollout_id, "of_attempt": reward.attempt, "more": reward.value}
         run(connection, _ADD_TO_TOTAL, given)

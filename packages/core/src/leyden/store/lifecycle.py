@@ -14,7 +14,7 @@ from leyden.store.schema import calls, rewards, rollouts
 from leyden.store.statements import rows_with, run
 from leyden.types import Failure, Outcome, Rollout
 
-__all__ = ["claim", "expire", "finish", "heartbeat", "insert_finished", "queue", "release", "to_rollout"]
+__all__ = ["claim", "expire", "finish", "heartbeat", "insert_finished", "queue", "release", "row_of", "to_rollout"]
 
 _PLACE = {"id", "group_id", "task_id", "task", "mode", "run", "step"}
 _STATE = {"status", "attempt", "released", "runner", "lease_until", "started_at", "finished_at"}
@@ -44,16 +44,20 @@ _NEXT_LEASE = select(func.min(rollouts.c.lease_until)).where(_RUNNING)
 _END = (
     update(rollouts)
     .where(rollouts.c.id == bindparam("ended"))
-    .values(lease_until=None, **{name: bindparam(name) for name in ("status", "finished_at", "ending")})
+    .values(
+        lease_until=None,
+        total=facets.RETURN,
+        **{name: bindparam(name) for name in ("status", "finished_at", "ending")},
+    )
 )
 _GAPS = (
     select(calls.c.id, calls.c.gaps)
-    .where(calls.c.rollout_id == bindparam("rollout"), calls.c.attempt == bindparam("attempt"))
+    .where(calls.c.rollout_id == bindparam("rollout"), calls.c.attempt == bindparam("of_attempt"))
     .order_by(calls.c.started_at)
 )
 _WHOLE_REWARD = (
     select(rewards.c.seq)
-    .where(rewards.c.rollout_id == bindparam("rollout"), rewards.c.attempt == bindparam("attempt"))
+    .where(rewards.c.rollout_id == bindparam("rollout"), rewards.c.attempt == bindparam("of_attempt"))
     .where(rewards.c.agent.is_(None), rewards.c.call_id.is_(None))
     .limit(1)
 )
@@ -117,7 +121,12 @@ def _select(connection: Connection, ids: Sequence[str]) -> list[Row[Any]]:
     return list(rows_with(connection, tuple(rollouts.c), rollouts.c.id, ids))
 
 
-def _one(connection: Connection, rollout_id: str) -> Row[Any]:
+def row_of(connection: Connection, rollout_id: str) -> Row[Any]:
+    """The row of a rollout.
+
+    Raises:
+        NotFound: there is none.
+    """
     rows = _select(connection, [rollout_id])
     if not rows:
         raise NotFound(f"no rollout has the id {rollout_id!r}")
@@ -186,23 +195,23 @@ def _lose(connection: Connection, row: Row[Any], why: str, failure: Failure | No
         return
     reason = f"{lost} of at most {limit} attempts were lost, number {row.attempt} because: {why}"
     ending = {"incomplete": [reason], "failure": failure and failure.model_dump(mode="json")}
-    _end(connection, row.id, "incomplete", ending)
+    _end(connection, row, "incomplete", ending)
 
 
 def _update(connection: Connection, rollout_id: str, values: dict[str, Any]) -> None:
     connection.execute(update(rollouts).where(rollouts.c.id == rollout_id).values(**values))
 
 
-def _end(connection: Connection, rollout_id: str, status: str, ending: dict[str, Any]) -> None:
+def _end(connection: Connection, row: Row[Any], status: str, ending: dict[str, Any]) -> None:
+    mine = {"rollout": row.id, "of_attempt": row.attempt}
     values = {"status": status, "finished_at": time.time(), "ending": json.dumps(ending)}
-    run(connection, _END, {"ended": rollout_id, **values})
-    facets.settle(connection, rollout_id)
-    touch(connection, end_of(rollout_id))
+    run(connection, _END, {"ended": row.id, **mine, **values})
+    facets.label(connection, row.seq, mine, ending["incomplete"])
+    touch(connection, end_of(row.id))
 
 
-def finish(connection: Connection, outcome: Outcome) -> None:
-    """End an attempt; the outcome's rewards are in the store already."""
-    row = _one(connection, outcome.rollout_id)
+def finish(connection: Connection, row: Row[Any], outcome: Outcome) -> None:
+    """End an attempt of the rollout in the row; the outcome's rewards are in the store already."""
     if not _holds(row, outcome.runner, outcome.attempt):
         raise LeaseLost(
             f"attempt {outcome.attempt} of rollout {outcome.rollout_id} is not {outcome.runner}'s: "
@@ -221,7 +230,7 @@ def finish(connection: Connection, outcome: Outcome) -> None:
     status = "incomplete" if ending["incomplete"] or outcome.status == "incomplete" else outcome.status
     if status == "incomplete" and not ending["incomplete"]:
         ending["incomplete"] = [outcome.failure.message if outcome.failure else "the runner gave no reason"]
-    _end(connection, row.id, status, ending)
+    _end(connection, row, status, ending)
 
 
 def _check_repeat(row: Row[Any], outcome: Outcome) -> None:
@@ -232,13 +241,15 @@ def _check_repeat(row: Row[Any], outcome: Outcome) -> None:
 
 def _reasons(connection: Connection, outcome: Outcome) -> list[str]:
     """Why a rollout that was to be trained on or measured is incomplete."""
-    mine = {"rollout": outcome.rollout_id, "attempt": outcome.attempt}
+    mine = {"rollout": outcome.rollout_id, "of_attempt": outcome.attempt}
     rows = list(run(connection, _GAPS, mine))
     known = {row.id for row in rows}
     reasons = [
         f"call {call_id} was made but never recorded" for call_id in outcome.call_ids or () if call_id not in known
     ]
     reasons += [gap for row in rows for gap in json.loads(row.gaps)]
-    if not outcome.incomplete and run(connection, _WHOLE_REWARD, mine).first() is None:
+    given = [reward for reward in outcome.rewards if reward.attempt == outcome.attempt]
+    whole = any(reward.agent is None and reward.call_id is None for reward in given)
+    if not outcome.incomplete and not whole and run(connection, _WHOLE_REWARD, mine).first() is None:
         reasons.append("it has no reward: name a reward function, or call leyden.reward(...) in the agent")
     return reasons

@@ -171,15 +171,16 @@ class SqlStore:
         async def all_recorded() -> bool:
             return named <= await self._read(lambda connection: _terminal(connection, outcome.rollout_id))
 
-        now = await self.rollout(outcome.rollout_id)
-        ends = now.status == "running" and (now.runner, now.attempt) == (outcome.runner, outcome.attempt)
-        if named and ends and outcome.status != "lost":
-            topics = (calls_of(outcome.rollout_id),)
-            await self._changes.until(all_recorded, topics=topics, timeout_s=outcome.wait_s)
+        if named and outcome.status != "lost":
+            now = await self.rollout(outcome.rollout_id)
+            if now.status == "running" and (now.runner, now.attempt) == (outcome.runner, outcome.attempt):
+                topics = (calls_of(outcome.rollout_id),)
+                await self._changes.until(all_recorded, topics=topics, timeout_s=outcome.wait_s)
 
         def end(connection: Connection) -> None:
+            row = lifecycle.row_of(connection, outcome.rollout_id)
             records.add_rewards(connection, outcome.rewards)
-            lifecycle.finish(connection, outcome)
+            lifecycle.finish(connection, row, outcome)
 
         await self._write(end)
         return await self.rollout(outcome.rollout_id)

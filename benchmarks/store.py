@@ -1,7 +1,7 @@
 """How fast is the store, and does it stay so? Ours, on disk behind HTTP, beside agentlightning 0.3.0's two stores.
 
-All do the same work through their own clients (`store_parts/workload.py`), one after the other, in turns. Then Leyden's
-operations are timed with 10³, 10⁵ and 10⁶ rollouts in the store.
+All do the same work (`store_parts/workload.py`), one after the other, in turns; model calls go to one stub policy, and
+each captures them in its own way. Then Leyden's operations are timed with 10³, 10⁵ and 10⁶ rollouts in the store.
 """
 
 import argparse
@@ -21,6 +21,8 @@ PARTS = Path(__file__).resolve().parent / "store_parts"
 SHAPES = ((32, 6), (100, 10), (1000, 3), (512, 20))
 AIMED_FACTOR, MOST_GROWTH = 10.0, 2.0
 KEY = "benchmark-key"
+PROMPT_TOKENS, SAMPLED_TOKENS = 300, 50
+"""Of each call."""
 
 
 def _told(command: list[str], limit_s: float) -> dict:
@@ -34,14 +36,16 @@ def _used_bytes(pid: int | None) -> int:
     return psutil.Process(pid).memory_info().rss
 
 
-def leyden(folder: Path, shapes: list[list[int]], limit_s: float) -> dict:
-    """The workload on `leyden serve` with SQLite."""
+def leyden(folder: Path, policy: str, shapes: list[list[int]], limit_s: float) -> dict:
+    """The workload on `leyden serve` with SQLite, calls through its gateway."""
     port, log, file = doors.free_port(), folder / "leyden.log", folder / "store.sqlite"
     command = [doors.OURS, "-m", "leyden", "serve", "--store", str(file), "--port", str(port)]
     with doors.process(command, log, {"LEYDEN_KEY": KEY}) as child:
         doors.until(child, log, lambda told: "serving on" in told, 30)
         before = _used_bytes(child.pid)
         url = f"http://127.0.0.1:{port}"
+        endpoint = {"id": "policy", "url": policy, "model": "stub", "version": 1}
+        doors.request("PUT", f"{url}/api/endpoints/policy", endpoint, key=KEY)
         figures = _told([doors.OURS, str(PARTS / "ours.py"), url, KEY, json.dumps(shapes), "1"], limit_s)
         figures["memory"] = (_used_bytes(child.pid) - before) / figures["calls"]
     figures["disk"] = sum(part.stat().st_size for part in folder.glob("store.sqlite*")) / figures["calls"]
@@ -50,7 +54,7 @@ def leyden(folder: Path, shapes: list[list[int]], limit_s: float) -> dict:
     return figures
 
 
-def lightning_server(folder: Path, shapes: list[list[int]], limit_s: float) -> dict:
+def lightning_server(folder: Path, policy: str, shapes: list[list[int]], limit_s: float) -> dict:
     """The workload on agentlightning 0.3.0's client-server store, which keeps memory."""
     port, log, program = doors.free_port(), folder / "lightning.log", str(PARTS / "lightning.py")
     env = {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}
@@ -58,30 +62,31 @@ def lightning_server(folder: Path, shapes: list[list[int]], limit_s: float) -> d
         doors.until(child, log, lambda told: "READY" in told, 60)
         before = _used_bytes(child.pid)
         url = f"http://127.0.0.1:{port}"
-        figures = _told([sys.executable, program, "server", json.dumps(shapes), "1", url], limit_s)
+        figures = _told([sys.executable, program, "server", policy, json.dumps(shapes), "1", url], limit_s)
         figures["memory"] = (_used_bytes(child.pid) - before) / figures["calls"]
     return figures
 
 
-def lightning_memory(_: Path, shapes: list[list[int]], limit_s: float) -> dict:
+def lightning_memory(_: Path, policy: str, shapes: list[list[int]], limit_s: float) -> dict:
     """The workload on agentlightning 0.3.0's dictionaries, in the process that uses them."""
-    return _told([sys.executable, str(PARTS / "lightning.py"), "memory", json.dumps(shapes), "1"], limit_s)
+    return _told([sys.executable, str(PARTS / "lightning.py"), "memory", policy, json.dumps(shapes), "1"], limit_s)
 
 
-def lightning_v1(folder: Path, shapes: list[list[int]], limit_s: float, *, checkout: Path) -> dict:
-    """The workload on Agent Lightning v1's gateway, from a checkout."""
+def lightning_v1(folder: Path, policy: str, shapes: list[list[int]], limit_s: float, *, checkout: Path) -> dict:
+    """The workload on Agent Lightning v1's gateway, from a checkout, calls through it."""
     port, log = doors.free_port(), folder / "lightning_v1.log"
     command = [sys.executable, "-m", "agentlightning.server", "host=127.0.0.1", f"port={port}", "hydra.run.dir=."]
-    with doors.process(command, log, {"PYTHONPATH": str(checkout)}) as child:
+    with doors.process([*command, "default_proxy.model_name=stub"], log, {"PYTHONPATH": str(checkout)}) as child:
         doors.until(child, log, lambda _: doors.answers(f"http://127.0.0.1:{port}/healthz"), 60)
         before = _used_bytes(child.pid)
         url = f"http://127.0.0.1:{port}"
+        doors.request("POST", f"{url}/api/models", [{"model": "stub", "endpoint": policy}])
         figures = _told([sys.executable, str(PARTS / "lightning_v1.py"), url, json.dumps(shapes), "1"], limit_s)
         figures["memory"] = (_used_bytes(child.pid) - before) / figures["calls"]
     return figures
 
 
-Store = Callable[[Path, list[list[int]], float], dict]
+Store = Callable[[Path, str, list[list[int]], float], dict]
 STORES: dict[str, Store] = {
     "leyden, on disk": leyden,
     "agentlightning 0.3.0, client-server": lightning_server,
@@ -93,7 +98,9 @@ OURS, PEER, _ = STORES
 
 def compare(folder: Path, stores: dict[str, Store], shapes: list[list[int]], rounds: int) -> dict[str, float]:
     """Print how the stores do, shape by shape; the least of our factors over each store that is behind HTTP."""
-    turns = {name: [run(folder, shapes, 540) for _ in range(rounds)] for name, run in stores.items()}
+    with doors.policy(folder, PROMPT_TOKENS, SAMPLED_TOKENS) as policy:
+        url = policy.clients[0]["base_url"]
+        turns = {name: [run(folder, url, shapes, 540) for _ in range(rounds)] for name, run in stores.items()}
 
     def median(name: str, *path: str | int) -> float:
         values = []
@@ -105,14 +112,18 @@ def compare(folder: Path, stores: dict[str, Store], shapes: list[list[int]], rou
         return statistics.median(values)
 
     print("| store | " + " | ".join(f"{flying} x {calls}, rollouts/s" for flying, calls in shapes) + " |", end="")
-    print(" calls/s | finish to trainer, ms | p95 | memory, bytes a call | disk |\n|---|" + "---|" * (len(shapes) + 5))
+    print(
+        " calls/s | records/s | finish to trainer, ms | p95 | memory, bytes a call | disk |\n|---|"
+        + "---|" * (len(shapes) + 6)
+    )
     for name, its in turns.items():
         rates = " | ".join(f"{median(name, 'rows', place, 2):.1f}" for place in range(len(shapes)))
-        ingest = max(median(name, "rows", place, 3) for place in range(len(shapes)))
+        most = max(median(name, "rows", place, 3) for place in range(len(shapes)))
+        ingest = median(name, "records_s")
         waits = f"{median(name, 'wait_ms', 0):.1f} | {median(name, 'wait_ms', 1):.1f}"
         disk = f"{median(name, 'disk'):.0f}" if "disk" in its[0] else "-"
-        print(f"| {name} | {rates} | {ingest:.0f} | {waits} | {median(name, 'memory'):.0f} | {disk} |")
-    rows = [("rows", place, column) for place in range(len(shapes)) for column in (2, 3)]
+        print(f"| {name} | {rates} | {most:.0f} | {ingest:.0f} | {waits} | {median(name, 'memory'):.0f} | {disk} |")
+    rows = [("rows", place, column) for place in range(len(shapes)) for column in (2, 3)] + [("records_s",)]
     least: dict[str, float] = {}
     for peer in turns.keys() & {PEER, V1}:
         factors = [median(OURS, *row) / median(peer, *row) for row in rows]

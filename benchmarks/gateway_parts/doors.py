@@ -41,7 +41,7 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def _request(method: str, url: str, body: object = None, *, key: str = "") -> dict:
+def request(method: str, url: str, body: object = None, *, key: str = "") -> dict:
     data = None if body is None else json.dumps(body).encode()
     headers = {"content-type": "application/json", "authorization": f"Bearer {key}"}
     with urllib.request.urlopen(urllib.request.Request(url, data, headers, method=method), timeout=30) as answer:
@@ -93,10 +93,10 @@ def answers(url: str) -> bool:
 
 
 @contextmanager
-def policy(folder: Path) -> Iterator[Door]:
-    """The stub policy server itself: the direct way."""
+def policy(folder: Path, *tokens: int) -> Iterator[Door]:
+    """The stub policy server itself: the direct way. `tokens`: of prompt and answer, if not its own numbers."""
     log = folder / "policy.log"
-    with process([OURS, str(PARTS / "policy.py")], log) as child:
+    with process([OURS, str(PARTS / "policy.py"), *map(str, tokens)], log) as child:
         port = int(until(child, log, lambda told: told.endswith("\n"), 20))
         yield Door("direct", [{"base_url": f"http://127.0.0.1:{port}/v1", "api_key": "none"}] * CLIENTS, child.pid)
 
@@ -110,11 +110,11 @@ def leyden(folder: Path, direct: Door) -> Iterator[Door]:
         until(child, log, lambda told: "serving on" in told, 30)
         url = f"http://127.0.0.1:{port}"
         endpoint = {"id": "policy", "url": direct.clients[0]["base_url"], "model": "stub", "version": 1}
-        _request("PUT", f"{url}/api/endpoints/policy", endpoint, key=key)
+        request("PUT", f"{url}/api/endpoints/policy", endpoint, key=key)
         rollouts = [{"id": f"r{place}", "mode": "train", "task": place} for place in range(CLIENTS)]
-        _request("POST", f"{url}/api/rollouts", {"rollouts": rollouts}, key=key)
+        request("POST", f"{url}/api/rollouts", {"rollouts": rollouts}, key=key)
         asked = {"runner": "benchmark", "limit": CLIENTS, "lease_s": 7200}
-        claims = _request("POST", f"{url}/api/rollouts/claim", asked, key=key)["claims"]
+        claims = request("POST", f"{url}/api/rollouts/claim", asked, key=key)["claims"]
         yield Door("leyden", [{"base_url": f"{url}/v1", "api_key": claim["key"]} for claim in claims], child.pid)
 
 
@@ -158,9 +158,9 @@ def lightning_v1(folder: Path, direct: Door, checkout: Path) -> Iterator[Door]:
     command = [sys.executable, "-m", "agentlightning.server", "host=127.0.0.1", f"port={port}", "hydra.run.dir=."]
     with process([*command, "default_proxy.model_name=stub"], log, {"PYTHONPATH": str(checkout)}) as child:
         until(child, log, lambda _: answers(f"{url}/healthz"), 60)
-        _request("POST", f"{url}/api/models", [{"model": "stub", "endpoint": direct.clients[0]["base_url"]}])
+        request("POST", f"{url}/api/models", [{"model": "stub", "endpoint": direct.clients[0]["base_url"]}])
         queued = [{"input": place, "rollout_id": f"r{place}"} for place in range(CLIENTS)]
-        _request("POST", f"{url}/api/rollouts", queued)
+        request("POST", f"{url}/api/rollouts", queued)
         path = "proxy/rollout/r{}/attempt/0/mode/train/openai/v1"
         clients = [{"base_url": f"{url}/{path.format(place)}", "api_key": "none"} for place in range(CLIENTS)]
         yield Door("agentlightning v1", clients, child.pid, streams=False)

@@ -2,6 +2,8 @@
 
 2,000 prompt token ids and 200 sampled tokens with log probabilities; the first prompt token is another in each answer,
 so that no store can tell two prompts apart by their prefix. What was not asked for is not sent.
+
+argv: how many prompt tokens and sampled tokens instead, or nothing.
 """
 
 import asyncio
@@ -9,7 +11,7 @@ import itertools
 import json
 import sys
 
-PROMPT_TOKENS, SAMPLED_TOKENS = 2000, 200
+PROMPT_TOKENS, SAMPLED_TOKENS = map(int, sys.argv[1:] or (2000, 200))
 _FIRST = 100000  # the first prompt token, always six digits, so that all answers are equally long
 _NUMBERS = itertools.cycle(range(_FIRST, 900000))
 
@@ -33,7 +35,8 @@ def _prompt() -> list[int]:
     return [_FIRST, *((place * 104729) % 150000 for place in range(1, PROMPT_TOKENS))]
 
 
-_USAGE = {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": SAMPLED_TOKENS, "total_tokens": 2200}
+_USAGE = {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": SAMPLED_TOKENS}
+_USAGE["total_tokens"] = PROMPT_TOKENS + SAMPLED_TOKENS
 
 
 def _word(place: int) -> str:

@@ -1,6 +1,8 @@
 """agentlightning 0.3.0's stores under the workload: `memory`, in this process, or `server`, its client-server store.
 
-argv: kind, shapes as JSON, rounds. Prints the figures as one line of JSON. `serve PORT` is the server's own process.
+argv: kind, the policy's URL, shapes as JSON, rounds, and the server's URL. Prints the figures as one line of JSON.
+`serve PORT` is the server's own process. Its agents ask the policy themselves, and the tracer sends spans to the store:
+the cheaper of its ways of capture, as its LLM proxy (see `make bench-gateway`) costs ten times as much a call.
 """
 
 import asyncio
@@ -10,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import agentlightning as agl  # pyright: ignore[reportMissingImports]  # it is in the peers' environment only
+import aiohttp
 import workload
 from agentlightning.types import EnqueueRolloutRequest, Span  # pyright: ignore[reportMissingImports]
 
@@ -19,8 +22,10 @@ PATIENCE_S = 0.1  # its client allows no more
 class LightningKeeper:
     """A call is a span with the attributes that its tracer gives one; rewards are spans too."""
 
-    def __init__(self, store: Any) -> None:
+    def __init__(self, store: Any, agent: aiohttp.ClientSession, policy: str) -> None:
         self._store = store
+        self._agent = agent
+        self._policy = policy
 
     async def queue(self, number: int) -> list[str]:
         wanted = [EnqueueRolloutRequest(input={"question": place}, mode="train") for place in range(number)]
@@ -30,25 +35,37 @@ class LightningKeeper:
         claimed = await self._store.dequeue_many_rollouts(limit=limit, worker_id="benchmark")
         return [[one.rollout_id, one.attempt.attempt_id, 0] for one in claimed]
 
+    async def call(self, claimed: Any, question: str) -> None:
+        answer = await workload.ask(self._agent, f"{self._policy}/chat/completions", question)
+        (choice,) = answer["choices"]
+        logprobs = [entry["logprob"] for entry in choice["logprobs"]["content"]]
+        tokens = (answer["prompt_token_ids"], choice["token_ids"], logprobs)
+        claimed[2] = await self._store.get_next_span_sequence_id(claimed[0], claimed[1])
+        await self._span(claimed, question, choice["message"]["content"], tokens)
+
     async def record(self, claimed: Any, prompt: list[int]) -> None:
+        claimed[2] += 1  # without asking the store for the number, as its tracer does
+        await self._span(claimed, workload.QUESTION, workload.ANSWER, (prompt, workload.SAMPLED, workload.LOGPROBS))
+
+    async def _span(self, claimed: Any, question: str, answer: str, tokens: tuple[list, list, list]) -> None:
         attributes = {
             "gen_ai.prompt.0.role": "user",
-            "gen_ai.prompt.0.content": workload.QUESTION,
+            "gen_ai.prompt.0.content": question,
             "gen_ai.completion.0.role": "assistant",
-            "gen_ai.completion.0.content": workload.ANSWER,
-            "prompt_token_ids": prompt,
-            "response_token_ids": workload.SAMPLED,
-            "logprobs.content": workload.LOGPROBS,
+            "gen_ai.completion.0.content": answer,
+            "prompt_token_ids": tokens[0],
+            "response_token_ids": tokens[1],
+            "logprobs.content": tokens[2],
         }
         await self._add(claimed, "openai.chat.completion", attributes)
 
     async def finish(self, claimed: Any) -> str:
+        claimed[2] += 1
         await self._add(claimed, "agentlightning.annotation", {"agentlightning.reward.0.value": 1.0})
         await self._store.update_attempt(claimed[0], claimed[1], status="succeeded")
         return claimed[0]
 
     async def _add(self, claimed: Any, name: str, attributes: dict[str, Any]) -> None:
-        claimed[2] += 1  # its tracer asks the store for this number in a request of its own
         span = Span.from_attributes(
             attributes=attributes, rollout_id=claimed[0], attempt_id=claimed[1], sequence_id=claimed[2], name=name
         )
@@ -58,17 +75,26 @@ class LightningKeeper:
         ended = await self._store.wait_for_rollouts(rollout_ids=list(rollout_ids), timeout=PATIENCE_S)
         return len(ended)
 
+    async def read(self, rollout_ids: Sequence[str]) -> int:
+        pages = await asyncio.gather(*(self._store.query_spans(one, attempt_id="latest") for one in rollout_ids))
+        return sum("logprobs.content" in span.attributes for page in pages for span in page)
 
-async def _memory(shapes: Sequence[tuple[int, int]], rounds: int) -> None:
+
+async def _measured(store: Any, policy: str, shapes: Sequence[tuple[int, int]], rounds: int) -> dict[str, Any]:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as agent:
+        return await workload.measure(LightningKeeper(store, agent, policy), shapes, rounds)
+
+
+async def _memory(policy: str, shapes: Sequence[tuple[int, int]], rounds: int) -> None:
     before = workload.peak_mb()
-    figures = await workload.measure(LightningKeeper(agl.InMemoryLightningStore()), shapes, rounds)
+    figures = await _measured(agl.InMemoryLightningStore(), policy, shapes, rounds)
     figures["memory"] = (workload.peak_mb() - before) * 2**20 / figures["calls"]
     print(json.dumps(figures), flush=True)
 
 
-async def _server(shapes: Sequence[tuple[int, int]], rounds: int, url: str) -> None:
+async def _server(policy: str, shapes: Sequence[tuple[int, int]], rounds: int, url: str) -> None:
     client = agl.LightningStoreClient(url)
-    figures = await workload.measure(LightningKeeper(client), shapes, rounds)
+    figures = await _measured(client, policy, shapes, rounds)
     await client.close()
     print(json.dumps(figures), flush=True)
 
@@ -86,6 +112,6 @@ if __name__ == "__main__":
     if kind == "serve":
         asyncio.run(_serve(int(rest[0])))
     elif kind == "memory":
-        asyncio.run(_memory(json.loads(rest[0]), int(rest[1])))
+        asyncio.run(_memory(rest[0], json.loads(rest[1]), int(rest[2])))
     else:
-        asyncio.run(_server(json.loads(rest[0]), int(rest[1]), rest[2]))
+        asyncio.run(_server(rest[0], json.loads(rest[1]), int(rest[2]), rest[3]))

@@ -1,13 +1,13 @@
 """Agent Lightning v1's gateway under the workload, over its HTTP API; it keeps dictionaries in one process.
 
 argv: URL, shapes as JSON, rounds. It has no claim and no wait: its controller picks rollouts out of a list, and
-trainers ask for what has ended every so often; asking goes on here without a pause.
+trainers look every so often at each rollout; here they ask, without a pause, for the page of what has ended. Its
+clients are httpx's; aiohttp, which is used here, is faster.
 """
 
 import asyncio
 import json
 import sys
-from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,11 +16,11 @@ import workload
 
 
 class V1Keeper:
-    """A call is an event with what its gateway would keep of one."""
+    """A call is an event that its gateway makes of a request; recorded by itself, one with what it would keep."""
 
-    def __init__(self, client: aiohttp.ClientSession) -> None:
+    def __init__(self, client: aiohttp.ClientSession, url: str) -> None:
         self._client = client
-        self._queued: deque[str] = deque()
+        self._url = url
         self._ended: set[str] = set()
         self._after = 0
 
@@ -31,17 +31,20 @@ class V1Keeper:
 
     async def queue(self, number: int) -> list[str]:
         made = await self._ask("POST", "", [{"input": {"question": place}} for place in range(number)])
-        ids = [one["rollout_id"] for one in made]
-        self._queued += ids
-        return ids
+        return [one["rollout_id"] for one in made]
 
     async def claim(self, limit: int) -> list[str]:
-        claimed = [self._queued.popleft() for _ in range(limit)]
+        queued = await self._ask("GET", f"?state_in=queuing&limit={limit}")
+        claimed = [one["rollout_id"] for one in queued]
         await asyncio.gather(*(self._to(one, "running") for one in claimed))
         return claimed
 
     async def _to(self, rollout_id: str, state: str) -> None:
         await self._ask("PATCH", f"/{rollout_id}", {"status": {"state": state, "last_attempt_id": "0"}})
+
+    async def call(self, claimed: str, question: str) -> None:
+        path = f"proxy/rollout/{claimed}/attempt/0/mode/train/openai/v1/chat/completions"
+        await workload.ask(self._client, f"{self._url}/{path}", question)
 
     async def record(self, claimed: str, prompt: list[int]) -> None:
         entries = [{"logprob": value} for value in workload.LOGPROBS]
@@ -65,10 +68,17 @@ class V1Keeper:
         self._ended.update(item["rollout_id"] for item in page["items"])
         return sum(one in self._ended for one in rollout_ids)
 
+    async def read(self, rollout_ids: Sequence[str]) -> int:
+        """Only the triplets: its trainer asks for the whole events too, in a request of their own."""
+        paths = (f"/{one}/events?format=triplet" for one in rollout_ids)
+        pages = await asyncio.gather(*(self._ask("GET", path) for path in paths))
+        events = [event["data"] for page in pages for event in page]
+        return sum(bool(data.get("response_log_probs")) for data in events)
+
 
 async def _main(url: str, shapes: Sequence[tuple[int, int]], rounds: int) -> None:
-    async with aiohttp.ClientSession(url) as client:
-        print(json.dumps(await workload.measure(V1Keeper(client), shapes, rounds)), flush=True)
+    async with aiohttp.ClientSession(url, connector=aiohttp.TCPConnector(limit=0)) as client:
+        print(json.dumps(await workload.measure(V1Keeper(client, url), shapes, rounds)), flush=True)
 
 
 if __name__ == "__main__":

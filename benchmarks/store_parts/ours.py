@@ -1,4 +1,4 @@
-"""Leyden's store under the workload: over HTTP to `leyden serve`, which has it on disk.
+"""Leyden's store under the workload: over HTTP to `leyden serve`, which has it on disk. Its gateway captures calls.
 
 argv: URL, operator's key, shapes as JSON, rounds. Prints the figures as one line of JSON.
 """
@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Sequence
 
+import aiohttp
 import workload
 
 from leyden.client import HttpStore
@@ -16,7 +17,7 @@ from leyden.types import Attempt, Call, Choice, Claim, Outcome, Request, Reward,
 
 
 class OurKeeper:
-    """Each call is a record of its own, as the peers' spans are; what gathers records in batches is not used."""
+    """Each record is sent by itself, as the peers' spans are; what gathers records in batches is not used."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -67,10 +68,29 @@ class OurKeeper:
     async def wait(self, rollout_ids: Sequence[str]) -> int:
         return len(await self._store.wait(rollout_ids, timeout_s=10.0))
 
+    async def read(self, rollout_ids: Sequence[str]) -> int:
+        calls = await self._store.calls(rollout_ids)
+        rewards = await self._store.rewards(rollout_ids)
+        assert len(rewards) == len(rollout_ids)
+        return sum(call.answer is not None and bool(call.answer.choices[0].logprobs) for call in calls)
+
+
+class GatewayKeeper(OurKeeper):
+    """Its model calls go through the gateway, with the rollout's own key."""
+
+    def __init__(self, store: Store, agent: aiohttp.ClientSession, url: str) -> None:
+        super().__init__(store)
+        self._agent = agent
+        self._url = f"{url}/v1/chat/completions"
+
+    async def call(self, claimed: Claim, question: str) -> None:
+        await workload.ask(self._agent, self._url, question, Authorization=f"Bearer {claimed.key}")
+
 
 async def _main(url: str, key: str, shapes: Sequence[tuple[int, int]], rounds: int) -> None:
     store = HttpStore(url, key)
-    figures = await workload.measure(OurKeeper(store), shapes, rounds)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as agent:
+        figures = await workload.measure(GatewayKeeper(store, agent, url), shapes, rounds)
     await store.close()
     print(json.dumps(figures), flush=True)
 

@@ -4,11 +4,16 @@ One event loop for each `HttpStore`: its connections belong to the loop that mad
 """
 
 import asyncio
+import io
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
+from urllib.parse import quote, urlencode
 
-import httpx
+import aiohttp
 from pydantic import BaseModel, ValidationError
+from yarl import URL
 
 from leyden import __version__, errors
 from leyden.compatibility import check_version
@@ -20,8 +25,8 @@ __all__ = ["HttpStore"]
 
 M = TypeVar("M", bound=BaseModel)
 _ERRORS = {name: getattr(errors, name) for name in errors.__all__}
-_LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=100)
-"""All that were opened are kept: by default httpx closes those beyond 20 after each request."""
+_CONNECTIONS = 100
+_LARGE_BYTES = 1 << 20  # aiohttp writes longer bodies in parts, and asks for them as a file
 _PAUSES_S = (0.1, 0.4, 1.6)  # before each further try
 
 
@@ -34,20 +39,22 @@ class HttpStore:
     def __init__(self, url: str, key: str, *, timeout_s: float = 30.0) -> None:
         self.url = url.rstrip("/")
         self._timeout_s = timeout_s
-        headers = {"Authorization": f"Bearer {key}"}
+        self._headers = {"Authorization": f"Bearer {key}"}
         self._fits = False
-        self._client = httpx.AsyncClient(
-            base_url=self.url,
-            headers=headers,
-            timeout=timeout_s,
-            limits=_LIMITS,
-            trust_env=False,
-            verify=trusted(),
-        )
+        self._session: aiohttp.ClientSession | None = None  # it wants a running loop, so the first request makes it
+
+    def _client(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=_CONNECTIONS, ssl=trusted()),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers=self._headers,
+            )
+        return self._session
 
     async def health(self) -> dict[str, Any]:
         """What the server says of itself; `Unreachable` if it does not."""
-        return (await self._try("GET", "/health")).json()
+        return json.loads((await self._try("GET", "/health")).body)
 
     async def check(self) -> None:
         """Ask the server for its version, once; every verb does so before it is first used.
@@ -165,7 +172,8 @@ class HttpStore:
 
     async def close(self) -> None:
         """See `Store.close`."""
-        await self._client.aclose()
+        if self._session is not None:
+            await self._session.close()
 
     async def _post(self, path: str, body: BaseModel) -> None:
         await self._send("POST", path, body.model_dump_json())
@@ -182,63 +190,74 @@ class HttpStore:
         query: dict[str, str | int] | None = None,
         wait_s: float = 0.0,
         again: bool = True,
-    ) -> httpx.Response:
+    ) -> "_Answer":
         await self.check()
-        return await self._try(method, path, content, query=query, wait_s=wait_s, again=again)
+        whole = path if query is None else f"{path}?{urlencode(query)}"
+        return await self._try(method, whole, content, wait_s=wait_s, again=again)
 
     async def _try(
-        self,
-        method: str,
-        path: str,
-        content: str | None = None,
-        *,
-        query: dict[str, str | int] | None = None,
-        wait_s: float = 0.0,
-        again: bool = True,
-    ) -> httpx.Response:
+        self, method: str, path: str, content: str | None = None, *, wait_s: float = 0.0, again: bool = True
+    ) -> "_Answer":
         pauses = [*_PAUSES_S, None]
-        headers = {} if content is None else {"Content-Type": "application/json"}
         for pause_s in pauses:
             try:
-                response = await self._client.request(
-                    method, path, content=content, params=query, headers=headers, timeout=self._timeout_s + wait_s
-                )
-            except httpx.TransportError as error:
-                never_arrived = isinstance(error, httpx.ConnectError)
+                answer = await self._request(method, path, content, self._timeout_s + wait_s)
+            except (aiohttp.ClientError, TimeoutError) as error:
+                never_arrived = isinstance(error, aiohttp.ClientConnectorError)
                 if pause_s is None or not (again or never_arrived):
                     raise errors.Unreachable(
                         f"the Leyden server at {self.url} did not answer {method} {path}: "
                         f"{type(error).__name__} {error}; is it running? start it with `leyden serve`"
                     ) from error
             else:
-                if response.status_code != 503 or pause_s is None or not again:
-                    return _checked(response, f"{method} {self.url}{path}")
+                if answer.status != 503 or pause_s is None or not again:
+                    return _checked(answer, f"{method} {self.url}{path}")
             await asyncio.sleep(pause_s)
         raise AssertionError("the last try returns or raises")
 
+    async def _request(self, method: str, path: str, content: str | None, silent_s: float) -> "_Answer":
+        raw = None if content is None else content.encode()
+        async with self._client().request(
+            method,
+            URL(f"{self.url}{path}", encoded=True),
+            data=io.BytesIO(raw) if raw is not None and len(raw) > _LARGE_BYTES else raw,
+            headers=None if raw is None else {"Content-Type": "application/json"},
+            timeout=aiohttp.ClientTimeout(connect=silent_s, sock_connect=self._timeout_s, sock_read=silent_s),
+            allow_redirects=False,
+        ) as response:
+            return _Answer(response.status, await response.read(), str(response.url))
+
+
+@dataclass(frozen=True)
+class _Answer:
+    status: int
+    body: bytes
+    url: str
+
 
 def _quoted(text: str) -> str:
-    return httpx.URL(path=f"/{text}").raw_path.decode()[1:].replace("/", "%2F")
+    return quote(text, safe="")
 
 
-def _read(kind: type[M], response: httpx.Response) -> M:
+def _read(kind: type[M], answer: _Answer) -> M:
     try:
-        return kind.model_validate_json(response.content)
+        return kind.model_validate_json(answer.body)
     except ValidationError as error:
         raise errors.Unreachable(
-            f"{response.url} did not answer as a Leyden server of this version does: {error}"
+            f"{answer.url} did not answer as a Leyden server of this version does: {error}"
         ) from error
 
 
-def _checked(response: httpx.Response, what: str) -> httpx.Response:
-    """The response, or the error that it tells of, with the server's own words."""
-    if response.is_success:
-        return response
+def _checked(answer: _Answer, what: str) -> _Answer:
+    """The answer, or the error that it tells of, with the server's own words."""
+    if 200 <= answer.status < 300:
+        return answer
     try:
-        told = response.json()["error"]
+        told = json.loads(answer.body)["error"]
         kind, message = _ERRORS.get(told["type"], errors.Unreachable), str(told["message"])
     except (ValueError, KeyError, TypeError):
-        kind, message = errors.Unreachable, f"{what} answered {response.status_code}: {response.text[:300]}"
-    if response.status_code in (401, 403):
+        said = answer.body.decode(errors="replace")[:300]
+        kind, message = errors.Unreachable, f"{what} answered {answer.status}: {said}"
+    if answer.status in (401, 403):
         kind = errors.Forbidden
     raise kind(message)

@@ -10,7 +10,7 @@ __all__ = ["trusted"]
 
 @cache
 def trusted() -> ssl.SSLContext:
-    """httpx's `verify`; read once, as it takes 20 ms."""
+    """For TLS, whatever the client; read once, as it takes 20 ms."""
     context = ssl.create_default_context()
     context.load_verify_locations(certifi.where())
     return context

@@ -14,7 +14,7 @@ from leyden.errors import BadInput
 
 _log = logging.getLogger("leyden.gateway")
 
-__all__ = ["check_depth", "dump", "is_object", "is_objects", "load_object", "load_request"]
+__all__ = ["DEEPEST", "check_depth", "dump", "is_object", "is_objects", "load_object", "load_request"]
 
 DEEPEST = 100
 """Levels of lists and objects in a request. Parsers on the way to a reader stop at 200, and a record adds some."""

@@ -1,36 +1,54 @@
 """The store's verbs over HTTP, one route each; ARCHITECTURE.md has the table."""
 
+from collections.abc import Callable
 from typing import Annotated
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends, Query, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
 
-from leyden.errors import BadInput
+from leyden.errors import BadInput, LeydenError
 from leyden.gateway.measures import Measures
 from leyden.keys import Keys
 from leyden.server import bodies
 from leyden.server.auth import access_of, only, own_calls, own_rewards, rewarding_allowed, still_open, writer
 from leyden.server.strict import StrictRoute
+from leyden.server.verb_door import Check, VerbDoor
 from leyden.server.waiting import while_wanted
 from leyden.store.protocol import Store
 from leyden.types import Call, Claim, Endpoint, Mode, Outcome, Page, RewardFrom, Rollout, RolloutStatus
 
-__all__ = ["api_router"]
+__all__ = ["Api"]
 
-_READ, _RUN, _TRAIN = ([Depends(only(role))] for role in ("read", "run", "train"))
+_PREFIX = "/api"
 
 
-def api_router(store: Store, keys: Keys, measures: Measures, *, reward_from: RewardFrom) -> APIRouter:
-    """All routes under /api, those that are asked for most first: FastAPI looks at one after the other."""
-    router = APIRouter(prefix="/api")
-    router.include_router(_writing(store, measures, reward_from), dependencies=[Depends(writer)])
-    router.include_router(_running(store, keys), dependencies=_RUN)
-    router.include_router(_rollouts(store), dependencies=_READ)
-    router.include_router(_records(store), dependencies=_READ)
-    router.include_router(_training(store), dependencies=_TRAIN)
-    router.include_router(_runs(store), dependencies=_READ)
-    router.include_router(_noting(store), dependencies=_TRAIN)
-    return router
+class Api:
+    """All routes under /api, with the check of keys for each: as FastAPI declares them, and as their own door."""
+
+    def __init__(self, store: Store, keys: Keys, measures: Measures, *, reward_from: RewardFrom) -> None:
+        # Those that are asked for most first: FastAPI looks at one after the other.
+        self._routers: tuple[tuple[APIRouter, Check], ...] = (
+            (_writing(store, measures, reward_from), writer),
+            (_running(store, keys), only("run")),
+            (_rollouts(store), only("read")),
+            (_records(store), only("read")),
+            (_training(store), only("train")),
+            (_runs(store), only("read")),
+            (_noting(store), only("train")),
+        )
+
+    def router(self) -> APIRouter:
+        """For FastAPI."""
+        whole = APIRouter(prefix=_PREFIX)
+        for router, check in self._routers:
+            whole.include_router(router, dependencies=[Depends(check)])
+        return whole
+
+    def door(self, others: ASGIApp, refusal: Callable[[LeydenError], Response]) -> VerbDoor:
+        """For what is asked often; the rest goes on to `others`."""
+        return VerbDoor(self._routers, others, refusal, prefix=_PREFIX)
 
 
 def _rollouts(store: Store) -> APIRouter:

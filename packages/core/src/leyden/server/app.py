@@ -18,10 +18,11 @@ from leyden.gateway.gateway import Gateway
 from leyden.gateway.measures import Measures
 from leyden.gateway.routes import ModelDoor, gateway_router
 from leyden.keys import Keys
-from leyden.server.api import api_router
+from leyden.server.api import Api
 from leyden.server.auth import NoKey, access_of
 from leyden.server.limits import Limits, Rates, limited_body
 from leyden.server.options import DEFAULTS, ServerOptions
+from leyden.server.verb_door import VerbDoor
 from leyden.server.watched import watched_router
 from leyden.store import SqlStore
 
@@ -38,9 +39,10 @@ _STATUS: tuple[tuple[type[errors.LeydenError], int], ...] = (
 
 
 class _App(FastAPI):
-    """FastAPI behind the limits, but for model calls, which go straight to their door."""
+    """FastAPI behind the limits, but for what is asked often, which goes straight to its door."""
 
     model_door: ModelDoor
+    verb_door: VerbDoor
     limits: Limits
 
     def openapi(self) -> dict[str, Any]:
@@ -61,7 +63,7 @@ class _App(FastAPI):
             refusal = self.model_door.refusal(scope["path"], error) if to_model else _answer_error(error)
             await refusal(scope, receive, send)
             return
-        await (self.model_door if to_model else super().__call__)(scope, receive, send)
+        await (self.model_door if to_model else self.verb_door)(scope, receive, send)
 
 
 def create_app(store: SqlStore, keys: Keys, options: ServerOptions = DEFAULTS) -> FastAPI:
@@ -87,7 +89,9 @@ def create_app(store: SqlStore, keys: Keys, options: ServerOptions = DEFAULTS) -
     app.add_exception_handler(RequestValidationError, _told_invalid)
     app.add_exception_handler(HTTPException, _told_by_framework)
 
-    app.include_router(api_router(store, keys, measures, reward_from=options.reward_from))
+    api = Api(store, keys, measures, reward_from=options.reward_from)
+    app.verb_door = api.door(super(_App, app).__call__, _answer_error)
+    app.include_router(api.router())
     app.include_router(watched_router(store, measures, __version__))
     app.include_router(gateway_router(gateway, access_of))
     app.mount("/dashboard", dashboard(store, keys, measures.recent, app.state.stopping))

@@ -1,6 +1,6 @@
 """What a request's key opens. Two kinds of key, operators' and rollouts'; see `leyden.keys`."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 from fastapi import Request
 
@@ -42,10 +42,13 @@ def access_of(request: Request) -> Access:
     return access
 
 
-def only(role: Role) -> Callable[[Request], None]:
-    """A dependency that lets through the keys of operators with this role, or a higher one (read < run < train)."""
+def only(role: Role) -> Callable[[Request], Awaitable[None]]:
+    """A dependency that lets through the keys of operators with this role, or a higher one (read < run < train).
 
-    def check(request: Request) -> None:
+    It is a coroutine, since FastAPI runs plain functions in a thread of its pool.
+    """
+
+    async def check(request: Request) -> None:
         access = access_of(request)
         if not access.allows(role):
             raise Forbidden(
@@ -55,7 +58,7 @@ def only(role: Role) -> Callable[[Request], None]:
     return check
 
 
-def writer(request: Request) -> None:
+async def writer(request: Request) -> None:
     """Let through the keys that may write records: those of rollouts, and of operators with role run."""
     access = access_of(request)
     if access.rollout_id is None and not access.allows("run"):

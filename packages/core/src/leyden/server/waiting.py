@@ -14,6 +14,7 @@ from leyden.errors import Unreachable
 __all__ = ["while_wanted"]
 
 T = TypeVar("T")
+_PROMPT_S = 0.05  # most work is done by then, and nobody need watch over its client
 
 
 async def while_wanted(request: Request, work: Coroutine[Any, Any, T]) -> T:
@@ -24,16 +25,20 @@ async def while_wanted(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """
     stopping: asyncio.Event = request.app.state.stopping
     working = asyncio.create_task(work)
-    ends = (asyncio.create_task(_gone(request)), asyncio.create_task(stopping.wait()))
+    ends: tuple[asyncio.Task[Any], ...] = ()
     try:
-        await asyncio.wait((working, *ends), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((working,), timeout=_PROMPT_S)
+        if not working.done():
+            ends = (asyncio.create_task(_gone(request)), asyncio.create_task(stopping.wait()))
+            await asyncio.wait((working, *ends), return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
             raise Unreachable("the server is stopping; try again when it is back")
         return working.result()
     finally:
-        for task in (working, *ends):
+        left: list[asyncio.Task[Any]] = [task for task in (working, *ends) if not task.done()]
+        for task in left:
             task.cancel()
-        await asyncio.gather(working, *ends, return_exceptions=True)
+        await asyncio.gather(*left, return_exceptions=True)
 
 
 async def _gone(request: Request) -> None:

@@ -5,19 +5,20 @@ A block counts its children and the calls that point at it; at zero it goes, and
 """
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from sqlalchemy import Connection, Select, delete, select
 
 from leyden.store.packing import compress, decompress, pack_chunks, unpack_tokens
 from leyden.store.schema import blocks
-from leyden.store.statements import add, insert_rows, rows_with
+from leyden.store.statements import add, among, in_widths, insert_rows, rows_with, run
 
 __all__ = ["Chain", "message_chain", "read_blocks", "read_messages", "read_tokens", "release", "retain", "token_chain"]
 
 CHUNK = 512
-_MANY = 500  # bound parameters of one statement
 
 _ROOT_BYTES = 4
 """All hashes of a chain begin with these of its root, so that its blocks stand side by side in the index. The other 96
@@ -89,14 +90,15 @@ def read_blocks(connection: Connection, heads: Iterable[bytes]) -> dict[bytes, t
     """All blocks of the chains that end in `heads`: hash → (parent, data)."""
     return {
         row.hash: (row.parent, decompress(row.data))
-        for some in _batches(list(set(heads)))
-        for row in connection.execute(_chains_to(some))
+        for width, some in in_widths(list(set(heads)))
+        for row in run(connection, _chains_to(width), some)
     }
 
 
-def _chains_to(heads: list[bytes]) -> Select[Any]:
+@cache
+def _chains_to(width: int) -> Select[Any]:
     # One recursive query: a long conversation is hundreds of blocks deep; a query for each would hold up the writer.
-    found = select(blocks.c.hash, blocks.c.parent).where(blocks.c.hash.in_(heads)).cte("found", recursive=True)
+    found = select(blocks.c.hash, blocks.c.parent).where(among(blocks.c.hash, width)).cte("found", recursive=True)
     found = found.union(select(blocks.c.hash, blocks.c.parent).where(blocks.c.hash == found.c.parent))
     return select(blocks).join(found, found.c.hash == blocks.c.hash)
 
@@ -112,13 +114,9 @@ def _contents(found: Mapping[bytes, tuple[bytes | None, bytes]], head: bytes) ->
 
 def read_tokens(found: Mapping[bytes, tuple[bytes | None, bytes]], head: bytes) -> tuple[int, ...]:
     """The token ids of a chain, out of what `read_blocks` found."""
-    return tuple(token for content in _contents(found, head) for token in unpack_tokens(content))
+    return tuple(itertools.chain.from_iterable(map(unpack_tokens, _contents(found, head))))
 
 
 def read_messages(found: Mapping[bytes, tuple[bytes | None, bytes]], head: bytes) -> list[bytes]:
     """The messages of a chain as JSON bytes, out of what `read_blocks` found."""
     return _contents(found, head)
-
-
-def _batches(items: list[bytes]) -> Iterable[list[bytes]]:
-    return (items[start : start + _MANY] for start in range(0, len(items), _MANY))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from pydantic_core import from_json
 
 from leyden.store.blocks import Chain, message_chain, read_messages, read_tokens, token_chain
 from leyden.store.packing import compress, decompress, pack_arrays, unpack_arrays
@@ -64,7 +65,7 @@ def _json(value: object) -> bytes:
 
 def _light(record: bytes) -> dict[str, Any]:
     """The record with heads in place of what is in blocks."""
-    return json.loads(decompress(record))
+    return from_json(decompress(record))
 
 
 def heads(records: Iterable[bytes]) -> list[bytes]:
@@ -92,7 +93,7 @@ def decode(record: bytes, arrays: bytes, found: Found) -> Call:
         for name in ("messages", "tools"):
             head = light["request"][name]
             parts = read_messages(found, bytes.fromhex(head)) if head else []
-            light["request"][name] = [json.loads(part) for part in parts]
+            light["request"][name] = [from_json(part) for part in parts]
     for attempt in light["attempts"]:
         head = attempt["prompt_token_ids"]
         attempt["prompt_token_ids"] = read_tokens(found, bytes.fromhex(head)) if head else None

@@ -8,16 +8,36 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, select, update
 
 from leyden.store.call_rows import agents_in
 from leyden.store.schema import calls, labels, rewards, rollouts
+from leyden.store.statements import insert_rows, run
 from leyden.types import Reward
 
-__all__ = ["LONGEST", "add_to_total", "kind_of_reason", "settle"]
+__all__ = ["LONGEST", "RETURN", "add_to_total", "kind_of_reason", "label", "settle"]
 
 LONGEST = 200
 """Characters of a task's id or of a label that are looked for."""
+
+RETURN = (
+    select(func.sum(rewards.c.value))
+    .where(rewards.c.rollout_id == bindparam("rollout"), rewards.c.attempt == bindparam("of_attempt"))
+    .where(rewards.c.agent.is_(None), rewards.c.call_id.is_(None))
+    .scalar_subquery()
+)
+"""What an attempt was worth, with its `rollout` and `of_attempt`; a rollout that ends has it as its `total`."""
+
+_ENDED = select(rollouts.c.seq, rollouts.c.attempt, rollouts.c.ending).where(rollouts.c.id == bindparam("ended"))
+_TOTAL = update(rollouts).where(rollouts.c.seq == bindparam("place")).values(total=RETURN)
+_ADD_TO_TOTAL = (
+    update(rollouts)
+    .where(rollouts.c.id == bindparam("rollout"), rollouts.c.attempt == bindparam("of_attempt"))
+    .values(total=func.coalesce(rollouts.c.total, 0.0) + bindparam("more"))
+)
+_RECORDS = select(calls.c.record).where(
+    calls.c.rollout_id == bindparam("rollout"), calls.c.attempt == bindparam("of_attempt")
+)
 
 
 def kind_of_reason(reason: str) -> str:
@@ -28,33 +48,26 @@ def kind_of_reason(reason: str) -> str:
 
 
 def settle(connection: Connection, rollout_id: str) -> None:
-    """Note of a rollout that has just ended what it can be found by."""
-    row = connection.execute(select(rollouts).where(rollouts.c.id == rollout_id)).one()
-    mine = (rewards.c.rollout_id == row.id) & (rewards.c.attempt == row.attempt)
-    whole = rewards.c.agent.is_(None) & rewards.c.call_id.is_(None)
-    total = select(func.sum(rewards.c.value)).where(mine, whole).scalar_subquery()
-    connection.execute(update(rollouts).where(rollouts.c.seq == row.seq).values(total=total))
-    found = [("agent", name[:LONGEST]) for name in _agents(connection, row)]
-    found += [("reason", kind_of_reason(reason)) for reason in json.loads(row.ending or "{}").get("incomplete", ())]
-    _label(connection, row.seq, found)
+    """Note of a rollout that ended elsewhere what it can be found by."""
+    row = run(connection, _ENDED, {"ended": rollout_id}).one()
+    mine = {"rollout": rollout_id, "of_attempt": row.attempt}
+    run(connection, _TOTAL, {"place": row.seq, **mine})
+    label(connection, row.seq, mine, json.loads(row.ending or "{}").get("incomplete", ()))
 
 
-def _agents(connection: Connection, row: Row[Any]) -> Iterable[str]:
-    mine = (calls.c.rollout_id == row.id) & (calls.c.attempt == row.attempt)
-    return agents_in(connection.execute(select(calls.c.record).where(mine)).scalars())
+def label(connection: Connection, seq: int, mine: dict[str, Any], incomplete: Iterable[str]) -> None:
+    """Note the agents of the calls of a rollout that ended, and why it is incomplete, if it is.
 
-
-def _label(connection: Connection, seq: int, found: Iterable[tuple[str, str]]) -> None:
-    rows = [{"kind": kind, "name": name, "seq": seq} for kind, name in sorted(set(found))]
-    if rows:
-        connection.execute(insert(labels), rows)
+    Args:
+        mine: its id as "rollout", its attempt as "of_attempt".
+    """
+    found = [("agent", name[:LONGEST]) for name in agents_in(run(connection, _RECORDS, mine).scalars())]
+    found += [("reason", kind_of_reason(reason)) for reason in incomplete]
+    insert_rows(connection, labels, [{"kind": kind, "name": name, "seq": seq} for kind, name in sorted(set(found))])
 
 
 def add_to_total(connection: Connection, reward: Reward) -> None:
-    """Count a reward that came after the end: a rule's, a judge's."""
-    if reward.agent is not None or reward.call_id is not None:
-        return
-    ended = rollouts.c.status.not_in(("queued", "running"))
-    mine = (rollouts.c.id == reward.rollout_id) & (rollouts.c.attempt == reward.attempt)
-    total = func.coalesce(rollouts.c.total, 0.0) + reward.value
-    connection.execute(update(rollouts).where(mine, ended).values(total=total))
+    """Count a reward of a rollout that has ended: a rule's, a judge's."""
+    if reward.agent is None and reward.call_id is None:
+        given = {"rollout": reward.rollout_id, "of_attempt": reward.attempt, "more": reward.value}
+        run(connection, _ADD_TO_TOTAL, given)

@@ -5,19 +5,62 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
 from leyden.errors import Conflict, LeaseLost, NotFound
 from leyden.store import facets
 from leyden.store.changes import LEASES, QUEUE, end_of, touch
 from leyden.store.schema import calls, rewards, rollouts
+from leyden.store.statements import rows_with, run
 from leyden.types import Failure, Outcome, Rollout
 
-__all__ = ["claim", "expire", "finish", "heartbeat", "insert_finished", "queue", "release", "to_rollout"]
+__all__ = ["claim", "expire", "finish", "heartbeat", "insert_finished", "queue", "release", "row_of", "to_rollout"]
 
 _PLACE = {"id", "group_id", "task_id", "task", "mode", "run", "step"}
 _STATE = {"status", "attempt", "released", "runner", "lease_until", "started_at", "finished_at"}
 _BODY = _PLACE | {"sampling", "reward_from", "replay", "max_attempts", "created_at"}
+
+_RUNNING = rollouts.c.status == "running"
+_QUEUE = insert(rollouts).values(
+    status="queued",
+    attempt=0,
+    **{name: bindparam(name) for name in ("id", "group_id", "run", "mode", "step", "task_id", "body")},
+)
+_OLDEST = select(rollouts.c.id).where(rollouts.c.status == "queued").order_by(rollouts.c.seq).limit(bindparam("most"))
+_CLAIM = (
+    update(rollouts)
+    .where(rollouts.c.id == bindparam("claimed"))
+    .values(
+        status="running",
+        attempt=rollouts.c.attempt + 1,
+        runner=bindparam("by"),
+        lease_until=bindparam("until"),
+        started_at=bindparam("now"),
+    )
+)
+_RENEW = update(rollouts).where(rollouts.c.id == bindparam("held")).values(lease_until=bindparam("until"))
+_SILENT = select(rollouts).where(_RUNNING, rollouts.c.lease_until <= bindparam("now"))
+_NEXT_LEASE = select(func.min(rollouts.c.lease_until)).where(_RUNNING)
+_END = (
+    update(rollouts)
+    .where(rollouts.c.id == bindparam("ended"))
+    .values(
+        lease_until=None,
+        total=facets.RETURN,
+        **{name: bindparam(name) for name in ("status", "finished_at", "ending")},
+    )
+)
+_GAPS = (
+    select(calls.c.id, calls.c.gaps)
+    .where(calls.c.rollout_id == bindparam("rollout"), calls.c.attempt == bindparam("of_attempt"))
+    .order_by(calls.c.started_at)
+)
+_WHOLE_REWARD = (
+    select(rewards.c.seq)
+    .where(rewards.c.rollout_id == bindparam("rollout"), rewards.c.attempt == bindparam("of_attempt"))
+    .where(rewards.c.agent.is_(None), rewards.c.call_id.is_(None))
+    .limit(1)
+)
 
 
 def to_rollout(row: Row[Any]) -> Rollout:
@@ -44,7 +87,7 @@ def queue(connection: Connection, wanted: Sequence[Rollout]) -> None:
             known[rollout.id] = body
             values = {"id": rollout.id, "group_id": rollout.group_id, "run": rollout.run, "mode": rollout.mode}
             values |= {"step": rollout.step, "task_id": rollout.task_id[: facets.LONGEST]}
-            connection.execute(insert(rollouts).values(**values, status="queued", attempt=0, body=body))
+            run(connection, _QUEUE, {**values, "body": body})
         elif _asked(known[rollout.id]) != _asked(body):
             raise Conflict(f"rollout {rollout.id} was queued before with other content; give the new one its own id")
     touch(connection, QUEUE)
@@ -75,37 +118,29 @@ def _asked(body: str) -> Rollout:
 
 
 def _select(connection: Connection, ids: Sequence[str]) -> list[Row[Any]]:
-    found: list[Row[Any]] = []
-    for start in range(0, len(ids), 500):
-        found += connection.execute(select(rollouts).where(rollouts.c.id.in_(ids[start : start + 500])))
-    return found
+    return list(rows_with(connection, tuple(rollouts.c), rollouts.c.id, ids))
 
 
-def _one(connection: Connection, rollout_id: str) -> Row[Any]:
-    row = connection.execute(select(rollouts).where(rollouts.c.id == rollout_id)).one_or_none()
-    if row is None:
+def row_of(connection: Connection, rollout_id: str) -> Row[Any]:
+    """The row of a rollout.
+
+    Raises:
+        NotFound: there is none.
+    """
+    rows = _select(connection, [rollout_id])
+    if not rows:
         raise NotFound(f"no rollout has the id {rollout_id!r}")
-    return row
+    return rows[0]
 
 
 def claim(connection: Connection, runner: str, limit: int, lease_s: float) -> list[Rollout]:
     """Take the oldest queued rollouts, each as its next attempt."""
     expire(connection)
     now = time.time()
-    queued = select(rollouts.c.id).where(rollouts.c.status == "queued").order_by(rollouts.c.seq).limit(limit)
-    ids = list(connection.execute(queued).scalars())
-    connection.execute(
-        update(rollouts)
-        .where(rollouts.c.id.in_(ids))
-        .values(
-            status="running",
-            attempt=rollouts.c.attempt + 1,
-            runner=runner,
-            lease_until=now + lease_s,
-            started_at=now,
-        )
-    )
+    ids = list(run(connection, _OLDEST, {"most": limit}).scalars())
     if ids:
+        lease = {"by": runner, "until": now + lease_s, "now": now}
+        run(connection, _CLAIM, [{"claimed": rollout_id, **lease} for rollout_id in ids])
         touch(connection, LEASES)
     taken = {row.id: row for row in _select(connection, ids)}
     return [to_rollout(taken[rollout_id]) for rollout_id in ids]
@@ -128,8 +163,8 @@ def heartbeat(connection: Connection, runner: str, held: Sequence[tuple[str, int
     """Renew the leases that the runner still has."""
     expire(connection)
     ids = _held(connection, runner, held)
-    connection.execute(update(rollouts).where(rollouts.c.id.in_(ids)).values(lease_until=time.time() + lease_s))
     if ids:
+        run(connection, _RENEW, [{"held": rollout_id, "until": time.time() + lease_s} for rollout_id in ids])
         touch(connection, LEASES)
     return ids
 
@@ -145,10 +180,9 @@ def release(connection: Connection, runner: str, held: Sequence[tuple[str, int]]
 def expire(connection: Connection) -> float | None:
     """Act on leases that ran out; returns when the next one will, None if there is none."""
     now = time.time()
-    running = rollouts.c.status == "running"
-    for row in list(connection.execute(select(rollouts).where(running, rollouts.c.lease_until <= now))):
+    for row in list(run(connection, _SILENT, {"now": now})):
         _lose(connection, row, f"its runner {row.runner} was silent for longer than the lease")
-    return connection.execute(select(func.min(rollouts.c.lease_until)).where(running)).scalar_one()
+    return run(connection, _NEXT_LEASE, {}).scalar_one()
 
 
 def _lose(connection: Connection, row: Row[Any], why: str, failure: Failure | None = None) -> None:
@@ -161,23 +195,23 @@ def _lose(connection: Connection, row: Row[Any], why: str, failure: Failure | No
         return
     reason = f"{lost} of at most {limit} attempts were lost, number {row.attempt} because: {why}"
     ending = {"incomplete": [reason], "failure": failure and failure.model_dump(mode="json")}
-    _end(connection, row.id, "incomplete", ending)
+    _end(connection, row, "incomplete", ending)
 
 
 def _update(connection: Connection, rollout_id: str, values: dict[str, Any]) -> None:
     connection.execute(update(rollouts).where(rollouts.c.id == rollout_id).values(**values))
 
 
-def _end(connection: Connection, rollout_id: str, status: str, ending: dict[str, Any]) -> None:
-    values = {"status": status, "lease_until": None, "finished_at": time.time(), "ending": json.dumps(ending)}
-    _update(connection, rollout_id, values)
-    facets.settle(connection, rollout_id)
-    touch(connection, end_of(rollout_id))
+def _end(connection: Connection, row: Row[Any], status: str, ending: dict[str, Any]) -> None:
+    mine = {"rollout": row.id, "of_attempt": row.attempt}
+    values = {"status": status, "finished_at": time.time(), "ending": json.dumps(ending)}
+    run(connection, _END, {"ended": row.id, **mine, **values})
+    facets.label(connection, row.seq, mine, ending["incomplete"])
+    touch(connection, end_of(row.id))
 
 
-def finish(connection: Connection, outcome: Outcome) -> None:
-    """End an attempt; the outcome's rewards are in the store already."""
-    row = _one(connection, outcome.rollout_id)
+def finish(connection: Connection, row: Row[Any], outcome: Outcome) -> None:
+    """End an attempt of the rollout in the row; the outcome's rewards are in the store already."""
     if not _holds(row, outcome.runner, outcome.attempt):
         raise LeaseLost(
             f"attempt {outcome.attempt} of rollout {outcome.rollout_id} is not {outcome.runner}'s: "
@@ -196,7 +230,7 @@ def finish(connection: Connection, outcome: Outcome) -> None:
     status = "incomplete" if ending["incomplete"] or outcome.status == "incomplete" else outcome.status
     if status == "incomplete" and not ending["incomplete"]:
         ending["incomplete"] = [outcome.failure.message if outcome.failure else "the runner gave no reason"]
-    _end(connection, row.id, status, ending)
+    _end(connection, row, status, ending)
 
 
 def _check_repeat(row: Row[Any], outcome: Outcome) -> None:
@@ -207,15 +241,15 @@ def _check_repeat(row: Row[Any], outcome: Outcome) -> None:
 
 def _reasons(connection: Connection, outcome: Outcome) -> list[str]:
     """Why a rollout that was to be trained on or measured is incomplete."""
-    mine = (calls.c.rollout_id == outcome.rollout_id) & (calls.c.attempt == outcome.attempt)
-    rows = list(connection.execute(select(calls.c.id, calls.c.gaps).where(mine).order_by(calls.c.started_at)))
+    mine = {"rollout": outcome.rollout_id, "of_attempt": outcome.attempt}
+    rows = list(run(connection, _GAPS, mine))
     known = {row.id for row in rows}
     reasons = [
         f"call {call_id} was made but never recorded" for call_id in outcome.call_ids or () if call_id not in known
     ]
     reasons += [gap for row in rows for gap in json.loads(row.gaps)]
-    whole = rewards.c.agent.is_(None) & rewards.c.call_id.is_(None) & (rewards.c.attempt == outcome.attempt)
-    count = select(func.count()).where(rewards.c.rollout_id == outcome.rollout_id, whole)
-    if not outcome.incomplete and not connection.execute(count).scalar_one():
+    given = [reward for reward in outcome.rewards if reward.attempt == outcome.attempt]
+    whole = any(reward.agent is None and reward.call_id is None for reward in given)
+    if not outcome.incomplete and not whole and run(connection, _WHOLE_REWARD, mine).first() is None:
         reasons.append("it has no reward: name a reward function, or call leyden.reward(...) in the agent")
     return reasons

@@ -16,25 +16,26 @@ _PLAIN, _ZSTD = b"\0", b"\1"
 _LEVEL = 1  # of zstd: on blocks this small, higher ones take longer and save nothing
 
 
-class _Compressor(threading.local):
+class _Zstd(threading.local):
     """One for each thread, as it may not be shared, and making one costs more than it takes to pack a block."""
 
     def __init__(self) -> None:
         self.compress = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=False).compress
+        self.decompress = zstandard.ZstdDecompressor().decompress
 
 
-_compressor = _Compressor()
+_zstd = _Zstd()
 
 
 def compress(data: bytes) -> bytes:
     """zstd where it helps; the first byte says which."""
-    packed = _compressor.compress(data)
+    packed = _zstd.compress(data)
     return _ZSTD + packed if len(packed) < len(data) else _PLAIN + data
 
 
 def decompress(data: bytes) -> bytes:
     """The inverse of `compress`."""
-    return zstandard.ZstdDecompressor().decompress(data[1:]) if data[:1] == _ZSTD else data[1:]
+    return _zstd.decompress(data[1:]) if data[:1] == _ZSTD else data[1:]
 
 
 def pack_tokens(tokens: Sequence[int]) -> bytes:
@@ -65,7 +66,7 @@ def _pack_floats(values: Sequence[float]) -> bytes:
 
 def unpack_tokens(data: bytes) -> tuple[int, ...]:
     """The inverse of `pack_tokens`."""
-    return tuple(int(value) for value in _unpack(data, 0)[0])
+    return tuple(_unpack(data, 0)[0])
 
 
 def pack_arrays(arrays: Sequence[Sequence[int] | Sequence[float]]) -> bytes:

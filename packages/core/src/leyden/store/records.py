@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, delete, insert, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, delete, insert, select, update
 
 from leyden.errors import Conflict, LeaseLost, NotFound
 from leyden.merge import merge
@@ -13,7 +13,7 @@ from leyden.store.call_rows import decode, encode, heads
 from leyden.store.changes import calls_of, touch
 from leyden.store.completeness import gaps
 from leyden.store.schema import calls, credits, endpoints, rewards, rollouts
-from leyden.store.statements import insert_rows, rows_with
+from leyden.store.statements import insert_rows, rows_with, run
 from leyden.types import Call, Credit, Endpoint, Reward
 
 __all__ = [
@@ -27,6 +27,12 @@ __all__ = [
     "read_rewards",
     "record_all",
 ]
+
+_REWARDED = tuple(column for column in rewards.c if column is not rewards.c.seq)
+_REWARD = insert(rewards).values({column.name: bindparam(column.name) for column in _REWARDED})
+_CURRENT_CALL = and_(rollouts.c.id == calls.c.rollout_id, rollouts.c.attempt == calls.c.attempt)
+_CURRENT_REWARD = and_(rollouts.c.id == rewards.c.rollout_id, rollouts.c.attempt == rewards.c.attempt)
+_LEARNT = select(credits.c.run, credits.c.step).where(credits.c.rollout_id == bindparam("rollout")).limit(1)
 
 
 def record_all(connection: Connection, lists: Sequence[Sequence[Call]]) -> None:
@@ -114,11 +120,7 @@ def decode_rows(connection: Connection, rows: Sequence[Row[Any]]) -> list[Call]:
 
 def read_calls(connection: Connection, rollout_ids: Sequence[str]) -> list[Call]:
     """The calls of the rollouts' current attempts, by rollout as asked for, then by start."""
-    current = and_(rollouts.c.id == calls.c.rollout_id, rollouts.c.attempt == calls.c.attempt)
-    rows: list[Row[Any]] = []
-    for some in _batches(rollout_ids):
-        query = select(calls).join(rollouts, current).where(calls.c.rollout_id.in_(some))
-        rows += connection.execute(query)
+    rows = list(rows_with(connection, tuple(calls.c), calls.c.rollout_id, rollout_ids, _CURRENT_CALL))
     place = {rollout_id: place for place, rollout_id in enumerate(rollout_ids)}
     rows.sort(key=lambda row: (place[row.rollout_id], row.started_at, row.id))
     return decode_rows(connection, rows)
@@ -135,18 +137,19 @@ def read_call(connection: Connection, call_id: str) -> Call:
 def add_rewards(connection: Connection, new: Sequence[Reward]) -> None:
     """Insert what is new; what is there must be the same but for its time."""
     for reward in new:
-        row = connection.execute(select(rewards).where(rewards.c.id == reward.id)).one_or_none()
+        row = next(rows_with(connection, tuple(rewards.c), rewards.c.id, [reward.id]), None)
         if row is not None:
             if _reward(row).model_copy(update={"created_at": reward.created_at}) != reward:
                 raise Conflict(
                     f"reward {reward.id} was given before as {row.value}, now {reward.value}; the first stays"
                 )
             continue
-        _check_open(connection, reward)
+        ended = _check_open(connection, reward)
         if reward.call_id is not None:
             _check_call(connection, reward)
-        connection.execute(insert(rewards).values(**reward.model_dump()))
-        facets.add_to_total(connection, reward)
+        run(connection, _REWARD, reward.model_dump())
+        if ended:
+            facets.add_to_total(connection, reward)
 
 
 def insert_rewards(connection: Connection, new: Sequence[Reward]) -> None:
@@ -155,10 +158,10 @@ def insert_rewards(connection: Connection, new: Sequence[Reward]) -> None:
         connection.execute(insert(rewards), [reward.model_dump() for reward in new])
 
 
-def _check_open(connection: Connection, reward: Reward) -> None:
-    """An agent rewards while its attempt runs, a grader until somebody has learnt from the rollout."""
-    state = select(rollouts.c.attempt, rollouts.c.status).where(rollouts.c.id == reward.rollout_id)
-    row = connection.execute(state).one_or_none()
+def _check_open(connection: Connection, reward: Reward) -> bool:
+    """An agent rewards while its attempt runs, a grader until somebody has learnt from the rollout; has it ended?"""
+    wanted = (rollouts.c.attempt, rollouts.c.status)
+    row = next(rows_with(connection, wanted, rollouts.c.id, [reward.rollout_id]), None)
     if row is None:
         raise NotFound(f"reward {reward.id} names rollout {reward.rollout_id!r}, which does not exist")
     if reward.source == "agent" and (row.attempt, row.status) != (reward.attempt, "running"):
@@ -166,12 +169,13 @@ def _check_open(connection: Connection, reward: Reward) -> None:
             f"reward {reward.id} of attempt {reward.attempt} of rollout {reward.rollout_id} comes from its agent, and "
             f"the rollout is {row.status} in attempt {row.attempt}; an agent rewards while its attempt runs"
         )
-    learnt = select(credits.c.run, credits.c.step).where(credits.c.rollout_id == reward.rollout_id)
-    if row.status not in ("queued", "running") and (used := connection.execute(learnt.limit(1)).first()):
+    ended = row.status not in ("queued", "running")
+    if ended and (used := run(connection, _LEARNT, {"rollout": reward.rollout_id}).first()):
         raise Conflict(
             f"rollout {reward.rollout_id} was consumed by step {used.step} of run {used.run!r}, so reward {reward.id} "
             "comes too late; what was learnt from it would not be what the store says"
         )
+    return ended
 
 
 def _check_call(connection: Connection, reward: Reward) -> None:
@@ -186,10 +190,7 @@ def _reward(row: Row[Any]) -> Reward:
 
 def read_rewards(connection: Connection, rollout_ids: Sequence[str]) -> list[Reward]:
     """The rewards of the rollouts' current attempts, in the order in which they came."""
-    current = and_(rollouts.c.id == rewards.c.rollout_id, rollouts.c.attempt == rewards.c.attempt)
-    rows: list[Row[Any]] = []
-    for some in _batches(rollout_ids):
-        rows += connection.execute(select(rewards).join(rollouts, current).where(rewards.c.rollout_id.in_(some)))
+    rows = rows_with(connection, tuple(rewards.c), rewards.c.rollout_id, rollout_ids, _CURRENT_REWARD)
     return [_reward(row) for row in sorted(rows, key=lambda row: row.seq)]
 
 
@@ -208,7 +209,3 @@ def put_credits(connection: Connection, new: Sequence[Credit]) -> None:
         connection.execute(delete(credits).where(same))
         values = {**key, "rollout_id": credit.rollout_id, "body": credit.model_dump_json()}
         connection.execute(insert(credits).values(**values))
-
-
-def _batches(ids: Sequence[str]) -> list[Sequence[str]]:
-    return [ids[start : start + 500] for start in range(0, len(ids), 500)]

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from sqlalchemy import Connection, Engine, delete, select
+from sqlalchemy import Connection, Engine, and_, bindparam, delete, select
 from sqlalchemy.exc import DataError, SQLAlchemyError
 
 from leyden.errors import BadInput, Conflict, NotFound, Unreachable
@@ -27,7 +27,7 @@ from leyden.store.engine import glancing, open_engine, reading, writing
 from leyden.store.episodes import Episode, add_episodes
 from leyden.store.schema import calls, credits, endpoints, labels, rewards, rollouts
 from leyden.store.settling import Settling
-from leyden.store.statements import all_rows, rows_with
+from leyden.store.statements import all_rows, rows_with, run
 from leyden.store.writer import Writer
 from leyden.types import Call, Claim, Credit, Endpoint, Mode, Outcome, Page, Reward, Rollout, RolloutStatus, Run, Step
 
@@ -39,6 +39,11 @@ __all__ = ["SqlStore"]
 T = TypeVar("T")
 _MOST_ROWS = 1000  # of one page
 _MANY = 500  # bound parameters of one statement
+_QUEUED = select(rollouts.c.seq).where(rollouts.c.status == "queued").limit(1)
+_SILENT = (
+    select(rollouts.c.seq).where(rollouts.c.status == "running", rollouts.c.lease_until <= bindparam("now")).limit(1)
+)
+_ENDED = and_(rollouts.c.status != "queued", rollouts.c.status != "running")
 
 
 class SqlStore:
@@ -166,33 +171,30 @@ class SqlStore:
         async def all_recorded() -> bool:
             return named <= await self._read(lambda connection: _terminal(connection, outcome.rollout_id))
 
-        now = await self.rollout(outcome.rollout_id)
-        ends = now.status == "running" and (now.runner, now.attempt) == (outcome.runner, outcome.attempt)
-        if named and ends and outcome.status != "lost":
-            topics = (calls_of(outcome.rollout_id),)
-            await self._changes.until(all_recorded, topics=topics, timeout_s=outcome.wait_s)
+        if named and outcome.status != "lost":
+            now = await self.rollout(outcome.rollout_id)
+            if now.status == "running" and (now.runner, now.attempt) == (outcome.runner, outcome.attempt):
+                topics = (calls_of(outcome.rollout_id),)
+                await self._changes.until(all_recorded, topics=topics, timeout_s=outcome.wait_s)
 
         def end(connection: Connection) -> None:
+            row = lifecycle.row_of(connection, outcome.rollout_id)
             records.add_rewards(connection, outcome.rewards)
-            lifecycle.finish(connection, outcome)
+            lifecycle.finish(connection, row, outcome)
 
         await self._write(end)
         return await self.rollout(outcome.rollout_id)
 
     async def wait(self, rollout_ids: Sequence[str], *, timeout_s: float) -> list[Rollout]:
         """See `Store.wait`."""
-        ended = rollouts.c.status.in_(("succeeded", "failed", "incomplete"))
 
         def look(connection: Connection) -> list[Rollout]:
-            rows = [
-                row
-                for some in _batches(rollout_ids)
-                for row in connection.execute(select(rollouts).where(rollouts.c.id.in_(some), ended))
-            ]
+            rows = rows_with(connection, tuple(rollouts.c), rollouts.c.id, rollout_ids, _ENDED)
             return [lifecycle.to_rollout(row) for row in rows]
 
+        see = self._glance if len(rollout_ids) == 1 else self._read
         topics = [end_of(rollout_id) for rollout_id in rollout_ids]
-        return await self._changes.until(lambda: self._read(look), topics=topics, timeout_s=timeout_s)
+        return await self._changes.until(lambda: see(look), topics=topics, timeout_s=timeout_s)
 
     async def rollout(self, rollout_id: str) -> Rollout:
         """See `Store.rollout`."""
@@ -360,9 +362,8 @@ def _in_order(call: Call) -> Call:
 
 
 def _anything_to_claim(connection: Connection) -> bool:
-    queued = select(rollouts.c.seq).where(rollouts.c.status == "queued")
-    silent = select(rollouts.c.seq).where(rollouts.c.status == "running", rollouts.c.lease_until <= time.time())
-    return any(connection.execute(query.limit(1)).first() is not None for query in (queued, silent))
+    now = {"now": time.time()}
+    return any(run(connection, query, now).first() is not None for query in (_QUEUED, _SILENT))
 
 
 def _terminal(connection: Connection, rollout_id: str) -> set[str]:

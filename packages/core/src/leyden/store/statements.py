@@ -1,17 +1,28 @@
-"""Statements that run for every model call: compiled once, then given to the driver as they are.
+"""Statements that run for every model call or rollout: compiled once, then given to the driver as they are.
 
-SQLAlchemy's own execution processes each value of each row in Python, which costs more than the database's work. Values
-must be what the driver takes: text, numbers, bytes, None.
+SQLAlchemy's own execution builds each statement and processes each value of each row in Python, which costs ten times
+the database's work. Values must be what the driver takes: text, numbers, bytes, None.
 """
 
 from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Column, Connection, Dialect, Table, bindparam, insert, select, update
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    CursorResult,
+    Dialect,
+    Table,
+    bindparam,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.sql import Executable
 
-__all__ = ["add", "all_rows", "insert_rows", "rows_with"]
+__all__ = ["add", "all_rows", "among", "in_widths", "insert_rows", "rows_with", "run"]
 
 _WIDTHS = (1, 8, 64, 512)  # of an IN list: few, so that each is compiled once; a shorter list is filled up by repeats
 
@@ -22,9 +33,26 @@ class _Compiled:
         compiled = element.compile(dialect=dialect)
         self.text = str(compiled)
         self._order: list[str] | None = compiled.positiontup
+        asked = {name for name, bind in compiled.binds.items() if bind.required}
+        self._own: dict[str, Any] = {name: value for name, value in compiled.params.items() if name not in asked}
 
     def values(self, named: dict[str, Any]) -> Any:
-        return named if self._order is None else tuple([named[name] for name in self._order])
+        whole = {**self._own, **named} if self._own else named
+        return whole if self._order is None else tuple([whole[name] for name in self._order])
+
+
+@cache
+def _kept(statement: Executable, dialect: Dialect) -> _Compiled:
+    return _Compiled(statement, dialect)
+
+
+def run(
+    connection: Connection, statement: Executable, named: dict[str, Any] | Sequence[dict[str, Any]]
+) -> CursorResult[Any]:
+    """Run a statement that a module made once (it is kept), with values for its `bindparam`s, or for each of many."""
+    kept = _kept(statement, connection.dialect)
+    values = kept.values(named) if isinstance(named, dict) else [kept.values(one) for one in named]
+    return connection.exec_driver_sql(kept.text, values)
 
 
 @cache
@@ -33,9 +61,11 @@ def _insert(table: Table, dialect: Dialect) -> _Compiled:
 
 
 @cache
-def _select(wanted: tuple[Column[Any], ...], key: Column[Any], width: int, dialect: Dialect) -> _Compiled:
-    among = key.in_([bindparam(f"p{place}") for place in range(width)])
-    return _Compiled(select(*wanted).where(among), dialect)
+def _select(
+    wanted: tuple[Column[Any], ...], key: Column[Any], width: int, also: ColumnElement[bool] | None, dialect: Dialect
+) -> _Compiled:
+    chosen = select(*wanted).where(among(key, width))
+    return _Compiled(chosen if also is None else chosen.where(also), dialect)
 
 
 @cache
@@ -62,16 +92,30 @@ def all_rows(connection: Connection, table: Table) -> Iterator[Any]:
     yield from connection.exec_driver_sql(_whole(table, connection.dialect).text)
 
 
-def rows_with(
-    connection: Connection, wanted: tuple[Column[Any], ...], key: Column[Any], values: Sequence[Any]
-) -> Iterator[Any]:
-    """The wanted columns of the rows whose `key` is among the values."""
+def among(key: Column[Any], width: int) -> ColumnElement[bool]:
+    """That `key` is one of as many values, which `in_widths` gives."""
+    return key.in_([bindparam(f"p{place}") for place in range(width)])
+
+
+def in_widths(values: Sequence[Any]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The values, some at a time, for statements with `among`: the width of each, and its parameters."""
     for start in range(0, len(values), _WIDTHS[-1]):
         some = values[start : start + _WIDTHS[-1]]
         width = next(width for width in _WIDTHS if len(some) <= width)
         filled = [*some, *[some[-1]] * (width - len(some))]
-        compiled = _select(wanted, key, width, connection.dialect)
-        named = {f"p{place}": value for place, value in enumerate(filled)}
+        yield width, {f"p{place}": value for place, value in enumerate(filled)}
+
+
+def rows_with(
+    connection: Connection,
+    wanted: tuple[Column[Any], ...],
+    key: Column[Any],
+    values: Sequence[Any],
+    also: ColumnElement[bool] | None = None,
+) -> Iterator[Any]:
+    """The wanted columns of the rows whose `key` is among the values, and `also` (made once, by a module) holds."""
+    for width, named in in_widths(values):
+        compiled = _select(wanted, key, width, also, connection.dialect)
         yield from connection.exec_driver_sql(compiled.text, compiled.values(named))
 
 

@@ -97,9 +97,10 @@ bench-%: $(INSTALLED)
 bench-verl_overhead: .venv-verl/.installed
 	.venv-verl/bin/python benchmarks/verl_overhead.py $(ARGS)
 
-# The site, in build/site; warnings are errors. Whether its blocks run is a test: docs/tests.
+# The site, in build/site; warnings are errors (not with --quiet, which keeps them from being counted). What its blocks
+# do is a test: docs/tests.
 docs: .venv-docs/.installed
-	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build
 
 .venv-docs/.installed: constraints-docs.txt requirements-docs.txt packages/core/pyproject.toml
 	$(PYTHON) -m venv .venv-docs

@@ -11,13 +11,13 @@ from typing import Any
 from pydantic import JsonValue
 from rich.console import Console
 
+from leyden.blocking import finished
 from leyden.errors import BadConfig
+from leyden.functions import reference_of
 from leyden.tasks import read_tasks
-from leyden_trainer.blocking import finished
 from leyden_trainer.command import session_of
 from leyden_trainer.config import TrainConfig, make_config
 from leyden_trainer.folders import fresh_folder, unfinished_folder
-from leyden_trainer.functions import reference_of
 from leyden_trainer.run import Run
 
 __all__ = ["train"]

@@ -1,22 +1,26 @@
-"""`leyden credit`: a stored rollout under other credit methods, side by side, without training.
+"""`leyden credit` and `leyden.credit`: a stored rollout under other credit methods, side by side, without training.
 
 The comparison is with the rollout's own group as it is stored. A method that looks at the whole step sees this group
 alone; one that needs a critic is refused, because values are not stored.
 """
 
-import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from leyden.blocking import finished
 from leyden.errors import BadConfig
 from leyden.types import Reward
 from leyden_trainer.credit import Advantage, CreditMethod, RolloutView
 
-__all__ = ["credit"]
+if TYPE_CHECKING:  # half a second to import, for those who ask for a data frame
+    import pandas as pd
+
+__all__ = ["Recomputed", "credit", "credit_command"]
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,40 @@ class Recomputed:
     """(method, advantage) by call id; empty if it was not trained on."""
     methods: dict[str, dict[str, Advantage]]
 
+    @property
+    def table(self) -> "pd.DataFrame":
+        """One row a call, by id: its agent, its advantage in training, and its advantage under each method."""
+        import pandas as pd
 
-def credit(
+        rows = [
+            {"id": call.id, "agent": call.agent, "trained": self.trained.get(call.id, (None, None))[1]}
+            | {name: of[call.id].value for name, of in self.methods.items()}
+            for call in self.rollout.calls
+        ]
+        return pd.DataFrame(rows).set_index("id")
+
+
+def credit(rollout_id: str, *methods: str, store: str | Path | None = None, server: str | None = None) -> Recomputed:
+    """Credit a stored rollout again by other methods, without training; `.table` sets them side by side.
+
+    Args:
+        rollout_id: a rollout's id, the beginning of it, or a call's.
+        methods: names as in `credit.method`, or FILE.py:NAME; none is "broadcast".
+        store: a database; None: the newest under `runs`.
+
+    Raises:
+        BadConfig: a method is unknown or needs a critic's values, or the rollout cannot be credited.
+    """
+    from leyden_trainer.credit import credit_method
+
+    chosen = [credit_method(name) for name in methods or ["broadcast"]]
+    for one in chosen:
+        if one.needs_critic:
+            raise BadConfig(f"the method {one.name} needs a critic's values, and values are not stored; choose another")
+    return finished(_recompute(rollout_id, chosen, None if store is None else str(store), server))
+
+
+def credit_command(
     rollout_id: Annotated[str, typer.Argument(metavar="ID", help="A rollout, the beginning of its id, or a call.")],
     method: Annotated[list[str] | None, typer.Option(help="A method's name, or FILE.py:NAME; may be repeated.")] = None,
     store: Annotated[str | None, typer.Option(help="A database file or URL; default: the newest under runs/.")] = None,
@@ -43,13 +79,7 @@ def credit(
 
     Example: leyden credit calculator-s1-g0-r0 --method gigpo --method dr_mas
     """
-    from leyden_trainer.credit import credit_method
-
-    chosen = [credit_method(name) for name in method or ["broadcast"]]
-    for one in chosen:
-        if one.needs_critic:
-            raise BadConfig(f"--method {one.name} needs a critic's values, and values are not stored; choose another")
-    found = asyncio.run(_recompute(rollout_id, chosen, store, server))
+    found = credit(rollout_id, *(method or []), store=store, server=server)
     if as_json:
         print(json.dumps(_plain(found)))
     else:

@@ -12,15 +12,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import JsonValue
 
+from leyden.blocking import finished
+from leyden.cli.episodes import exported
+from leyden.cli.show import Shown, read_shown
+from leyden.cli.source import open_source
 from leyden.errors import BadConfig
 from leyden.store.protocol import Store
 from leyden.tasks import read_tasks
 from leyden.types import Call, Rollout
-from leyden_trainer.blocking import finished
 from leyden_trainer.config import TrainConfig
 from leyden_trainer.evaluation import Tries
 from leyden_trainer.evaluation_report import Report
 from leyden_trainer.folders import checkpoint_folder, fresh_folder
+from leyden_trainer.recomputed import Recomputed, credit
 
 if TYPE_CHECKING:  # half a second to import, for those who ask for a data frame
     import pandas as pd
@@ -74,6 +78,20 @@ class Run:
         """The calls of a rollout, in order, as they were recorded."""
         return self._read(lambda store: store.calls([rollout_id]))
 
+    def show(self, rollout_id: str) -> Shown:
+        """One rollout with its calls, rewards and credits, as `leyden.show`."""
+        return finished(read_shown(rollout_id, *self._place))
+
+    def credit(self, rollout_id: str, *methods: str) -> Recomputed:
+        """One rollout credited again by other methods, as `leyden.credit`."""
+        store, server = self._place
+        return credit(rollout_id, *methods, store=store, server=server)
+
+    def export(self, file: str | Path) -> int:
+        """Write the run's finished rollouts to a file, .jsonl or .parquet, as `leyden.export`; returns how many."""
+        store, server = self._place
+        return finished(exported(Path(file), store=store, server=server, run=self.folder.name))
+
     def checkpoint(self, name: str = "best") -> Path:
         """The folder of a model that transformers loads: best, last, or base (what training started from)."""
         folder = self.folder / "checkpoints" / name
@@ -121,12 +139,15 @@ class Run:
             model.sampler.close()
             model.server.stop()
 
-    def _read(self, reading: Callable[[Store], Coroutine[Any, Any, T]]) -> T:
-        from leyden.cli.source import open_source
+    @property
+    def _place(self) -> tuple[str | None, str | None]:
+        """The run's own database, or the server that it has named."""
+        server = self.config.server or None
+        return None if server else str(self.folder / "store.sqlite"), server
 
+    def _read(self, reading: Callable[[Store], Coroutine[Any, Any, T]]) -> T:
         async def read() -> T:
-            own = None if self.config.server else str(self.folder / "store.sqlite")
-            store = open_source(own, self.config.server or None)
+            store = open_source(*self._place)
             try:
                 return await reading(store)
             finally:

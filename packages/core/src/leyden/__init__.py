@@ -1,7 +1,8 @@
 """Leyden: reinforcement learning for the agents that people already have.
 
 In an agent, for those who want it: `leyden.reward(0.5)`, `leyden.reward(1, agent="writer")`, `leyden.current()`.
-In a notebook, with `leyden-trainer` installed: `leyden.train(agent, tasks, reward, model=...)`, `leyden.Run(folder)`.
+In a notebook, what the commands do: `leyden.run(agent, tasks, reward, ...)`, `leyden.show(id)`, and so on; with
+`leyden-trainer` installed `leyden.train(agent, tasks, reward, model=...)`, `leyden.Run(folder)`, `leyden.credit(id)`.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,10 @@ from leyden.errors import LeydenError
 from leyden.rewarding import Current, current, reward
 from leyden.types import Attempt, Call, Choice, Credit, Endpoint, Request, Reward, Rollout, Sampling, Structure, ToolUse
 
-if TYPE_CHECKING:  # another package, which imports torch
+if TYPE_CHECKING:  # seconds of imports, for those who ask; torch, in the trainer's
+    from leyden.api import doctor, export, gc, import_episodes, rollouts, run, show
     from leyden_trainer.api import train
+    from leyden_trainer.recomputed import credit
     from leyden_trainer.run import Run
 
 __all__ = [
@@ -29,22 +32,34 @@ __all__ = [
     "Sampling",
     "Structure",
     "ToolUse",
+    "credit",
     "current",
+    "doctor",
+    "export",
+    "gc",
+    "import_episodes",
     "reward",
+    "rollouts",
+    "run",
+    "show",
     "train",
 ]
 __version__ = "0.1.0"
 
-_OF_THE_TRAINER = {"train": "leyden_trainer.api", "Run": "leyden_trainer.run"}
+_TRAINER = {"train": "leyden_trainer.api", "Run": "leyden_trainer.run", "credit": "leyden_trainer.recomputed"}
+_COMMANDS = ("doctor", "export", "gc", "import_episodes", "rollouts", "run", "show")
 
 
 def __getattr__(name: str) -> Any:
-    """The names of `leyden-trainer`, imported when they are first asked for."""
-    if name not in _OF_THE_TRAINER:
+    """What the commands do, imported when it is first asked for."""
+    module = "leyden.api" if name in _COMMANDS else _TRAINER.get(name)
+    if module is None:
         raise AttributeError(f"module 'leyden' has no attribute {name!r}")
     import importlib
 
     try:
-        return getattr(importlib.import_module(_OF_THE_TRAINER[name]), name)
+        return getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:
+        if name not in _TRAINER:
+            raise
         raise ImportError(f"leyden.{name} needs the package leyden-trainer: {error}") from error

@@ -144,7 +144,7 @@ def test_uninstalled_nothing_is_touched() -> None:
 
 
 def test_importing_leyden_loads_no_framework_and_no_torch() -> None:
-    heavy = ["torch", "langchain_core", "openai", "fastapi", "sqlalchemy", "httpx", "transformers"]
+    heavy = ["torch", "langchain_core", "openai", "fastapi", "sqlalchemy", "httpx", "transformers", "pandas", "typer"]
     code = f"import sys, leyden; print([name for name in {heavy} if name in sys.modules])"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout == "[]\n"
@@ -166,7 +166,15 @@ def test_the_public_names_are_these() -> None:
         "Sampling",
         "Structure",
         "ToolUse",
+        "credit",
         "current",
+        "doctor",
+        "export",
+        "gc",
+        "import_episodes",
         "reward",
+        "rollouts",
+        "run",
+        "show",
         "train",
     ]

@@ -8,8 +8,9 @@ import pytest
 
 from leyden.dashboard.charts import Series, bars, curve
 from leyden.dashboard.runs import differences, flattened
+from leyden.dashboard.timeline import time_rows
 from leyden.dashboard.tokens import shown_tokens
-from leyden.types import Choice
+from leyden.types import Call, Choice, Structure
 
 GROUP = "sql-team-2-s8-g0"
 
@@ -90,6 +91,23 @@ def test_a_rollout_is_shown_with_its_tree_credit_retries_and_rows(operator: http
     assert [row["parts"][0]["number"] for row in parts["rows"]] == [1, 2, 3, 4]
     call = operator.get(f"/dashboard/calls/{GROUP}-r0-1").json()
     assert call == parts["calls"][0]
+
+
+def test_a_call_names_its_node_where_its_agent_does_not() -> None:
+    structures = [Structure(agent=("planner",), node=node) for node in ("draft", "planner", None)]
+    calls = [
+        Call(id=f"c{place}", rollout_id="r", started_at=place, captured_by=("adapter",), structure=structure)
+        for place, structure in enumerate(structures)
+    ]
+    assert [row.label for row in time_rows(calls)] == ["planner", "call 1 at draft", "call 2", "call 3"]
+
+
+def test_what_was_zero_throughout_is_said_rather_than_drawn(operator: httpx.Client) -> None:
+    for page in ("runs/sql-team-2", "compare?run=sql-team&run=sql-team-2"):
+        shown = operator.get(f"/dashboard/{page}", headers={"Accept": "text/html"}).text
+        assert "0 throughout: Staleness.</p>" in shown
+        assert "<h3>Clip rate</h3>" in shown
+        assert "<h3>Staleness</h3>" not in shown
 
 
 def test_an_incomplete_rollout_says_why_and_one_that_failed_what_it_raised(operator: httpx.Client) -> None:

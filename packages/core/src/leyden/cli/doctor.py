@@ -18,7 +18,7 @@ from leyden.compatibility import fits
 from leyden.errors import BadConfig, LeydenError
 from leyden.types import Endpoint
 
-__all__ = ["Finding", "doctor", "python_finding"]
+__all__ = ["Finding", "doctor", "findings", "python_finding"]
 
 _ADAPTERS = {"langchain-core": "langchain", "openai-agents": "openai-agents", "autogen-agentchat": "autogen"}
 """The adapter of each framework, by its distribution."""
@@ -34,6 +34,9 @@ class Finding:
     text: str
     advice: str = ""
 
+    def __str__(self) -> str:
+        return f"ok       {self.text}" if self.ok else f"problem  {self.text}\n         {self.advice}"
+
 
 def doctor(
     server: Annotated[str | None, typer.Option(help="Also look at this server; its key in $LEYDEN_KEY.")] = None,
@@ -46,15 +49,18 @@ def doctor(
 
     Example: LEYDEN_KEY=... leyden doctor --server http://127.0.0.1:4700
     """
-    findings = [python_finding(*sys.version_info[:3]), *_frameworks(), *_adapters(), _trainer()]
-    findings += _run(config) if config else []
-    findings += asyncio.run(_server(server)) if server else [_port(port)]
-    for finding in findings:
-        print(f"{'ok      ' if finding.ok else 'problem '} {finding.text}")
-        if not finding.ok:
-            print(f"         {finding.advice}")
-    if not all(finding.ok for finding in findings):
+    found = asyncio.run(findings(server=server, port=port, config=config))
+    for finding in found:
+        print(finding)
+    if not all(finding.ok for finding in found):
         raise typer.Exit(1)
+
+
+async def findings(*, server: str | None, port: int, config: Path | None) -> list[Finding]:
+    """What `leyden doctor` looks at, in order."""
+    found = [python_finding(*sys.version_info[:3]), *_frameworks(), *_adapters(), _trainer()]
+    found += _run(config) if config else []
+    return found + (await _server(server) if server else [_port(port)])
 
 
 def python_finding(major: int, minor: int, micro: int) -> Finding:

@@ -10,7 +10,7 @@ import typer
 from leyden.errors import BadInput
 from leyden.types import Mode
 
-__all__ = ["export", "gc", "import_episodes"]
+__all__ = ["Ended", "Form", "deleted", "export", "exported", "gc", "import_episodes", "imported"]
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 _AT_ONCE = 200
@@ -32,22 +32,8 @@ def export(
 
     Example: leyden export rollouts.parquet --run calculator
     """
-    from leyden.cli.source import open_source
-    from leyden.store.episode_files import write_episodes
-    from leyden.store.episodes import episodes
-
-    form = _form(file, to)
-    if file.exists():
-        raise BadInput(f"{file} exists; name another file, or take it away")
-
-    async def write() -> int:
-        source = open_source(store, server)
-        try:
-            return await write_episodes(episodes(source, run=run, mode=mode, status=status), file, form=form)
-        finally:
-            await source.close()
-
-    print(f"{asyncio.run(write())} rollouts are in {file}")
+    count = asyncio.run(exported(file, to=to, store=store, server=server, run=run, mode=mode, status=status))
+    print(f"{count} rollouts are in {file}")
 
 
 def import_episodes(
@@ -58,22 +44,8 @@ def import_episodes(
 
     Example: leyden import rollouts.parquet --store archive.sqlite
     """
-    from leyden.store import SqlStore
-    from leyden.store.episode_files import read_episodes
-
-    async def read() -> tuple[int, int]:
-        seen = added = 0
-        target = SqlStore.open(store)
-        try:
-            for some in read_episodes(file, form=_form(file, None)):
-                seen += len(some)
-                added += await target.add_episodes(some)
-        finally:
-            await target.close()
-        return seen, added
-
-    seen, added = asyncio.run(read())
-    print(f"{added} rollouts were added to {store}; {seen - added} were there already")
+    added, there = asyncio.run(imported(file, store))
+    print(f"{added} rollouts were added to {store}; {there} were there already")
 
 
 def gc(
@@ -87,27 +59,73 @@ def gc(
 
     Example: leyden gc --keep 30d --store team.sqlite
     """
+    count = asyncio.run(deleted(keep, store=store, run=run, dry_run=dry_run))
+    print(f"{count} rollouts {'would be' if dry_run else 'were'} deleted: they finished more than {keep} ago")
+
+
+async def exported(
+    file: Path,
+    *,
+    to: Form | None = None,
+    store: str | None = None,
+    server: str | None = None,
+    run: str | None = None,
+    mode: Mode | None = None,
+    status: Ended | None = None,
+) -> int:
+    """Write finished rollouts to a file that is not there yet; returns how many."""
+    from leyden.cli.source import open_source
+    from leyden.store.episode_files import write_episodes
+    from leyden.store.episodes import episodes
+
+    form = _form_of_new(file, to)
+    source = open_source(store, server)
+    try:
+        return await write_episodes(episodes(source, run=run, mode=mode, status=status), file, form=form)
+    finally:
+        await source.close()
+
+
+async def imported(file: Path, store: str) -> tuple[int, int]:
+    """Read exported rollouts into a store; returns how many were new, and how many were there already."""
+    from leyden.store import SqlStore
+    from leyden.store.episode_files import read_episodes
+
+    seen = added = 0
+    target = SqlStore.open(store)
+    try:
+        for some in read_episodes(file, form=_form(file, None)):
+            seen += len(some)
+            added += await target.add_episodes(some)
+    finally:
+        await target.close()
+    return added, seen - added
+
+
+async def deleted(keep: str, *, store: str | None = None, run: str | None = None, dry_run: bool = False) -> int:
+    """Delete what finished longer ago than `keep`, or count it; returns how many rollouts."""
     from leyden.cli.source import open_sql_store
     from leyden.store.episodes import finished_before
 
     age_s = _seconds(keep)
     limit = None if dry_run else _AT_ONCE
+    target = open_sql_store(store)
+    count = 0
+    try:
+        while ids := await target.look(lambda connection: finished_before(connection, age_s, run, limit)):
+            count += len(ids)
+            if dry_run:
+                break
+            await target.delete_rollouts(ids)
+    finally:
+        await target.close()
+    return count
 
-    async def delete() -> int:
-        target = open_sql_store(store)
-        count = 0
-        try:
-            while ids := await target.look(lambda connection: finished_before(connection, age_s, run, limit)):
-                count += len(ids)
-                if dry_run:
-                    break
-                await target.delete_rollouts(ids)
-        finally:
-            await target.close()
-        return count
 
-    count = asyncio.run(delete())
-    print(f"{count} rollouts {'would be' if dry_run else 'were'} deleted: they finished more than {keep} ago")
+def _form_of_new(file: Path, to: Form | None) -> Form:
+    if file.exists():
+        raise BadInput(f"{file} exists; name another file, or take it away")
+    return _form(file, to)
 
 
 def _form(file: Path, to: Form | None) -> Form:

@@ -1,24 +1,20 @@
 """`leyden run`: an agent on tasks; or, without tasks, a runner that works for a server until it is stopped."""
 
 import asyncio
-import contextlib
 import os
-import signal
-import sys
-import time
 from collections import Counter
-from collections.abc import Generator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
+from pydantic import JsonValue
 
-from leyden.cli.queued import queued_rollouts
+from leyden.cli.session import Ran, Session, opened_place
 from leyden.errors import BadConfig
 from leyden.runner.options import RunnerOptions
 from leyden.scope import Routing
 from leyden.tasks import read_tasks
-from leyden.types import Endpoint, RewardFrom, Rollout
+from leyden.types import Endpoint, RewardFrom
 
 __all__ = ["run"]
 
@@ -67,135 +63,37 @@ def run(
         routing=Routing(_names(models), _names(passthrough)),
     )
     endpoint = Endpoint(url=model_url, model=model) if model_url and model else None
-    with _server(server, runs) as (url, key, store):
-        session = _Session(options, url, key, store)
-        code = asyncio.run(session.run(wanted, tries, endpoint, server is not None, reward_from=reward_from))
-    if code:
-        raise typer.Exit(code)
+    key = os.environ.pop("LEYDEN_KEY", None) if server else None
+    with opened_place(server, key, runs) as place:
+        session = Session(options, place, endpoint)
+        asyncio.run(_run(session, wanted, tries, reward_from))
+    if session.code:
+        raise typer.Exit(session.code)
 
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-@contextlib.contextmanager
-def _server(url: str | None, runs: Path) -> Generator[tuple[str, str, str]]:
-    """URL, key, and how later commands find the store."""
-    if url is not None:
-        key = os.environ.pop("LEYDEN_KEY", None)
-        if not key:
-            raise BadConfig(f"--server {url} needs its operator's key in LEYDEN_KEY; `leyden serve` says where it is")
-        yield url, key, f"--server {url}"
-        return
-    from leyden.server.serve import BackgroundServer
-
-    folder = runs / time.strftime("run-%Y%m%d-%H%M%S")
-    folder.mkdir(parents=True, exist_ok=True)
-    with BackgroundServer(folder / "store.sqlite") as server:
-        yield server.url, server.key, f"--store {folder / 'store.sqlite'}"
+async def _run(session: Session, tasks: list[JsonValue], tries: int, reward_from: RewardFrom) -> None:
+    session.handle_signals()
+    if tasks:
+        _print(await session.run(tasks, tries=tries, reward_from=reward_from))
+    else:
+        await session.work()
 
 
-class _Session:
-    """One invocation, with its server at hand."""
-
-    def __init__(self, options: RunnerOptions, url: str, key: str, store: str) -> None:
-        self._options = options
-        self._url = url.rstrip("/")
-        self._key = key
-        self._store = store
-        self._finished: list[Rollout] = []
-        self._signals: list[signal.Signals] = []
-        self._stop = asyncio.Event()
-        self._working: asyncio.Task[None] | None = None
-
-    async def run(
-        self, tasks: list[Any], tries: int, endpoint: Endpoint | None, shared: bool, *, reward_from: RewardFrom
-    ) -> int:
-        """Returns the exit status."""
-        import dataclasses
-
-        from leyden.client import HttpStore
-        from leyden.runner.runner import Runner
-
-        self._handle_signals()
-        store = HttpStore(self._url, self._key)
-        options = dataclasses.replace(self._options, server_url=self._url)
-        try:
-            await store.check()
-            if endpoint is not None:
-                await store.publish(endpoint)
-            if not tasks:
-                self._working = asyncio.create_task(Runner(store, options).run(self._stop))
-                await self._ended(self._working)
-                return self._code()
-            routed = endpoint is not None or (shared and bool(await store.endpoints()))
-            run = f"run-{time.strftime('%Y%m%d-%H%M%S')}"
-            rollouts = queued_rollouts(tasks, tries=tries, routed=routed, run=run, reward_from=reward_from)
-            runner = Runner(store, options, on_finished=self._finished.append)
-            await self._run_tasks(store, runner, rollouts)
-            await self._summarise(store, rollouts)
-        finally:
-            await store.close()
-        return self._code()
-
-    async def _run_tasks(self, store: Any, runner: Any, rollouts: list[Rollout]) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-        await store.queue(rollouts)
-        console = Console(stderr=True)
-        columns = (TextColumn("rollouts"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        running = self._working = asyncio.create_task(runner.run(self._stop))
-        pending: list[str] = [rollout.id for rollout in rollouts]
-        with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-            bar = progress.add_task("rollouts", total=len(pending))
-            while pending and not running.done():
-                waiting = asyncio.ensure_future(store.wait(pending, timeout_s=20))
-                await asyncio.wait({waiting, running}, return_when=asyncio.FIRST_COMPLETED)
-                if not waiting.done():
-                    waiting.cancel()
-                    break
-                done: set[str] = {rollout.id for rollout in waiting.result()}
-                pending = [rollout_id for rollout_id in pending if rollout_id not in done]
-                progress.advance(bar, len(done))
-        self._stop.set()
-        await self._ended(running)
-
-    async def _ended(self, running: asyncio.Task[None]) -> None:
-        """Wait for the runner; a second signal cancels it, and it has then given back what it held."""
-        await asyncio.wait({running})
-        if not (running.cancelled() and self._signals):
-            running.result()
-
-    async def _summarise(self, store: Any, rollouts: list[Rollout]) -> None:
-        ids = [rollout.id for rollout in rollouts]
-        ended = [await store.rollout(rollout_id) for rollout_id in ids]
-        statuses = Counter(rollout.status for rollout in ended)
-        counts = ", ".join(f"{count} {status}" for status, count in sorted(statuses.items()))
-        print(f"{len(ended)} rollouts: {counts}")
-        reasons = Counter(reason for rollout in ended for reason in rollout.incomplete)
-        reasons.update(rollout.failure.message for rollout in ended if rollout.status == "failed" and rollout.failure)
-        for reason, count in reasons.most_common(5):
-            print(f"  {count} x {reason}")
-        complete = {rollout.id for rollout in ended if rollout.status in ("succeeded", "failed")}
-        rewards = [r for r in await store.rewards(ids) if r.rollout_id in complete and not (r.agent or r.call_id)]
-        if rewards:
-            total = sum(reward.value for reward in rewards)
-            print(f"mean reward {total / len(complete):.3f} over {len(complete)} complete rollouts")
-        print(f"look at one:  leyden show {ended[0].id} {self._store}")
-
-    def _handle_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-
-        def stop(number: signal.Signals) -> None:
-            if self._signals and self._working is not None:
-                self._working.cancel()
-            self._signals.append(number)
-            print("stopping; what runs may end (again to end it at once)", file=sys.stderr, flush=True)
-            self._stop.set()
-
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop, number)
-
-    def _code(self) -> int:
-        return 128 + self._signals[0] if self._signals else 0
+def _print(ran: Ran) -> None:
+    statuses = Counter(rollout.status for rollout in ran.rollouts)
+    counts = ", ".join(f"{count} {status}" for status, count in sorted(statuses.items()))
+    print(f"{len(ran.rollouts)} rollouts: {counts}")
+    reasons = Counter(reason for rollout in ran.rollouts for reason in rollout.incomplete)
+    reasons.update(
+        rollout.failure.message for rollout in ran.rollouts if rollout.status == "failed" and rollout.failure
+    )
+    for reason, count in reasons.most_common(5):
+        print(f"  {count} x {reason}")
+    if ran.mean_reward is not None:
+        print(f"mean reward {ran.mean_reward:.3f} over {len(ran.complete)} complete rollouts")
+    where = f"--store {ran.place.store}" if ran.place.store else f"--server {ran.place.url}"
+    print(f"look at one:  leyden show {ran.rollouts[0].id} {where}")

@@ -10,7 +10,7 @@ import typer
 from leyden.continuity import answered, continued
 from leyden.types import Call, Credit, Reward, Rollout
 
-__all__ = ["show"]
+__all__ = ["Shown", "read_shown", "show"]
 
 SHORT = 300
 
@@ -24,6 +24,38 @@ class Shown:
     rewards: list[Reward]
     credits: list[Credit]
 
+    def tree(self, limit: int | None = SHORT) -> Any:
+        """What `leyden show` prints, as a `rich` tree, which a notebook shows too.
+
+        Args:
+            limit: characters of a message that are shown; None for everything.
+        """
+        from rich.markup import escape
+        from rich.tree import Tree
+
+        from leyden.cli.tree import add_calls
+        from leyden.said import shortened
+
+        rollout = self.rollout
+        whole = [reward for reward in self.rewards if reward.agent is None and reward.call_id is None]
+        total = f"return {sum(r.value for r in whole):.3g}" if whole else "no reward"
+        head = f"{rollout.mode}  {rollout.status}  attempt {rollout.attempt}  {total}"
+        tree = Tree(f"[bold]{escape(rollout.id)}[/]  {head}")
+        tree.add(escape(f"task {rollout.task_id}: {shortened(json.dumps(rollout.task, ensure_ascii=False), limit)}"))
+        add_calls(tree, self.calls, self.rewards, self.credits, limit)
+        if rollout.failure is not None:
+            tree.add(escape(f"{rollout.failure.kind}: {rollout.failure.message}"), style="red")
+        for reason in rollout.incomplete:
+            tree.add(escape(f"incomplete: {reason}"), style="yellow")
+        tree.add(escape(f"result: {shortened(json.dumps(rollout.result, ensure_ascii=False), limit)}"))
+        for reward in self.rewards:
+            whom = f" to {reward.agent or reward.call_id}" if reward.agent or reward.call_id else ""
+            tree.add(escape(f"reward {reward.value:g}{whom}  ({reward.name}, by the {reward.source})"))
+        merged = _merged(self.calls)
+        if merged:
+            tree.add(merged)
+        return tree
+
 
 def show(
     rollout_id: Annotated[str, typer.Argument(metavar="ID", help="A rollout, the beginning of its id, or a call.")],
@@ -36,17 +68,20 @@ def show(
 
     Example: leyden show calculator-s1-g0-r0
     """
-    shown = asyncio.run(_read(rollout_id, store, server))
+    shown = asyncio.run(read_shown(rollout_id, store, server))
     if as_json:
         parts: dict[str, Any] = {"rollout": shown.rollout.model_dump(mode="json")}
         for name in ("calls", "rewards", "credits"):
             parts[name] = [item.model_dump(mode="json") for item in getattr(shown, name)]
         print(json.dumps(parts))
     else:
-        _print(shown, None if full else SHORT)
+        from rich.console import Console
+
+        Console().print(shown.tree(None if full else SHORT))
 
 
-async def _read(name: str, store: str | None, server: str | None) -> Shown:
+async def read_shown(name: str, store: str | None, server: str | None) -> Shown:
+    """A rollout by its id, the beginning of it, or a call's."""
     from leyden.cli.source import find_rollout, open_source
 
     source = open_source(store, server)
@@ -56,34 +91,6 @@ async def _read(name: str, store: str | None, server: str | None) -> Shown:
         return Shown(rollout, await source.calls(ids), await source.rewards(ids), await source.credits(ids))
     finally:
         await source.close()
-
-
-def _print(shown: Shown, limit: int | None) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.tree import Tree
-
-    from leyden.cli.tree import add_calls
-    from leyden.said import shortened
-
-    rollout = shown.rollout
-    whole = [reward for reward in shown.rewards if reward.agent is None and reward.call_id is None]
-    total = f"return {sum(r.value for r in whole):.3g}" if whole else "no reward"
-    tree = Tree(f"[bold]{escape(rollout.id)}[/]  {rollout.mode}  {rollout.status}  attempt {rollout.attempt}  {total}")
-    tree.add(escape(f"task {rollout.task_id}: {shortened(json.dumps(rollout.task, ensure_ascii=False), limit)}"))
-    add_calls(tree, shown.calls, shown.rewards, shown.credits, limit)
-    if rollout.failure is not None:
-        tree.add(escape(f"{rollout.failure.kind}: {rollout.failure.message}"), style="red")
-    for reason in rollout.incomplete:
-        tree.add(escape(f"incomplete: {reason}"), style="yellow")
-    tree.add(escape(f"result: {shortened(json.dumps(rollout.result, ensure_ascii=False), limit)}"))
-    for reward in shown.rewards:
-        whom = f" to {reward.agent or reward.call_id}" if reward.agent or reward.call_id else ""
-        tree.add(escape(f"reward {reward.value:g}{whom}  ({reward.name}, by the {reward.source})"))
-    merged = _merged(shown.calls)
-    if merged:
-        tree.add(merged)
-    Console().print(tree)
 
 
 def _merged(calls: list[Call]) -> str | None:

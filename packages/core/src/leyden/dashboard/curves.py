@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from leyden.dashboard.charts import Band, Chart, Point, Series, bars, curve
 from leyden.types import Step
 
-__all__ = ["Measured", "compared", "learning_curve", "of_run"]
+__all__ = ["Measured", "compared", "learning_curve", "of_run", "zero_throughout"]
 
 _CONFIDENCE = 1.96  # standard errors to each side: 95 % of a normal distribution
 
@@ -66,13 +66,19 @@ def learning_curve(run: Measured) -> Chart | None:
 
 
 def of_run(run: Measured) -> list[Chart]:
-    """All charts of one run but for the learning curve."""
+    """All charts of one run but for the learning curve, and for those of nothing but zeros."""
     drawn = [
         curve(title, [Series(title, points(run))], note=note, floor=floor)
         for title, points, note, floor in _CHARTS
-        if any(value for _, value in points(run)) or title == "Staleness"
+        if any(value for _, value in points(run))
     ]
     return [chart for chart in (*drawn, _time_spent(run)) if chart is not None]
+
+
+def zero_throughout(runs: Sequence[Measured]) -> list[str]:
+    """The titles of what was measured and was 0 at every step of every run, which needs no chart."""
+    values = {title: [value for run in runs for _, value in points(run)] for title, points, _, _ in _CHARTS}
+    return [title for title, of in values.items() if of and not any(of)]
 
 
 def _time_spent(run: Measured) -> Chart | None:

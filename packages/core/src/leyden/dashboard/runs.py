@@ -9,7 +9,7 @@ from starlette.requests import Request
 
 from leyden.dashboard import queries
 from leyden.dashboard.charts import sparkline
-from leyden.dashboard.curves import Measured, compared, learning_curve, of_run
+from leyden.dashboard.curves import Measured, compared, learning_curve, of_run, zero_throughout
 from leyden.dashboard.site import Page, Site
 from leyden.dashboard.wording import public
 from leyden.errors import BadInput, NotFound
@@ -86,6 +86,7 @@ async def run_page(site: Site, request: Request) -> Page:
             "listed": listed,
             "curve": learning_curve(listed.measured),
             "charts": of_run(listed.measured),
+            "zeros": zero_throughout([listed.measured]),
             "config": flattened(public(dict(run.config))),
             "columns": columns,
             "steps": list(reversed(steps))[:500],
@@ -112,6 +113,7 @@ async def compare_page(site: Site, request: Request) -> Page:
         return {
             "listed": listed,
             "charts": compared([one.measured for one in listed]) if listed else [],
+            "zeros": zero_throughout([one.measured for one in listed]),
             "differences": differences([flattened(public(dict(run.config))) for run in runs]),
             "all": known,
             "names": names,

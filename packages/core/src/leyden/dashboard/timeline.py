@@ -1,4 +1,4 @@
-"""A rollout's outline as rows over time: agents, calls, tools and handoffs, each from when to when."""
+"""A rollout's outline as rows over time: agents, calls with their nodes, tools and handoffs, each from when to when."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -71,7 +71,10 @@ def _flat(nodes: Sequence[Node], depth: int) -> Iterator[TimeRow]:
 def _call_row(made: Made, depth: int) -> TimeRow:
     call = made.call
     ended = max((a.started_at + a.latency_ms / 1000 for a in call.attempts), default=None)
-    return TimeRow(depth, "call", f"call {made.number}", call.status or "dangling", call.started_at, ended, made)
+    known = call.structure
+    node = f" at {known.node}" if known is not None and known.node and known.node not in known.agent else ""
+    label = f"call {made.number}{node}"
+    return TimeRow(depth, "call", label, call.status or "dangling", call.started_at, ended, made)
 
 
 def _tool_row(use: ToolUse, depth: int) -> TimeRow:

@@ -1,15 +1,21 @@
-"""A hook of mkdocs: the page of commands, written from the commands themselves when the site is built."""
+"""A hook of mkdocs: pages that do not stand in this folder. That of the commands is written from the commands when the
+site is built; that on security is SECURITY.md, which the repository keeps at its root.
+"""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import typer
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 from leyden.cli.main import EXIT_STATUSES, application
 
-__all__ = ["on_files"]
+__all__ = ["on_files", "on_page_markdown"]
+
+SECURITY = Path(__file__).resolve().parents[1] / "SECURITY.md"
 
 OPENING = """# Commands
 
@@ -23,12 +29,18 @@ Every command says `--help`. `leyden --install-completion` completes commands an
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the page (mkdocs's event `on_files`)."""
+    """Add the pages (mkdocs's event `on_files`)."""
     commands = typer.main.get_command(application(load_all=True)).commands
     parts = [OPENING, *(f"| {status} | {meaning} |\n" for status, meaning in EXIT_STATUSES.items())]
     parts += [_section(name, commands[name]) for name in sorted(commands)]
     files.append(File.generated(config, "cli.md", content="".join(parts)))
+    files.append(File.generated(config, "security.md", content=SECURITY.read_text(encoding="utf-8")))
     return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Let what links to the file in the repository link to the page (mkdocs's event `on_page_markdown`)."""
+    return markdown.replace("](../SECURITY.md)", "](security.md)")
 
 
 def _section(name: str, command: Any) -> str:

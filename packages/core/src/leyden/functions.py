@@ -5,6 +5,7 @@ uses of the notebook, beside a module that loads it.
 """
 
 import hashlib
+import importlib
 import inspect
 import pickle
 from collections.abc import Callable
@@ -45,8 +46,7 @@ def reference_of(function: Callable[..., Any] | str, *, keep: Path, role: str) -
 
 
 def _pickled(function: Callable[..., Any], keep: Path, role: str) -> str:
-    import cloudpickle
-
+    cloudpickle: Any = importlib.import_module("cloudpickle")  # it has no types
     try:
         content = cloudpickle.dumps(function)
     except (pickle.PicklingError, TypeError, ValueError, AttributeError, RecursionError) as error:

@@ -108,7 +108,7 @@ docs: .venv-docs/.installed
 	.venv-docs/bin/python -m pip install --quiet $(PIP_ARGS) --no-deps -e trainer
 	touch $@
 
-# All wheels and source distributions, checked, installed into a clean environment, and a start page run from them.
+# All wheels and source distributions, checked, installed into clean environments, and the start pages done from them.
 dist: $(INSTALLED)
 	rm -rf dist
 	for package in $(PACKAGES); do $(BIN)/python -m build --no-isolation --outdir dist $$package || exit 1; done

@@ -3,9 +3,10 @@
     make bench-dashboard                      # 10^6 rollouts, in a temporary file of about 1 GB
     make bench-dashboard ARGS="--rollouts 10000"
 
-The rollouts are inserted as the store's verbs would leave them; a few with calls are recorded by the verbs themselves.
-Figures are CPU seconds of the server's process for one request, the median of several: on a machine that does other
-things they are what the page costs, which a clock on the wall is not.
+The rollouts are inserted as the store's verbs would leave them, one in ten with calls and their credits; those of the
+demonstration are recorded by the verbs themselves. Figures are of one request, of several: CPU time of the server's
+process, which the requirement is held against, since on a machine that does other things it is what the page costs; and
+beside it the time on the clock, from the client.
 """
 
 import argparse
@@ -16,19 +17,24 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import httpx
 
 from leyden.server.serve import BackgroundServer
 from leyden.store import SqlStore
+from leyden.store.call_rows import encode
 from leyden.testing.demo_store import fill_demo
-from leyden.types import Rollout
+from leyden.types import Call, Credit, Rollout
 
 LIMIT_S = 0.2
 ROUNDS = 7
 PER_GROUP, PER_STEP = 8, 512
+WITH_CALLS = 10
+"""One rollout in so many has calls."""
+SHOWN = "sql-team-2-s24-g0-r0"
+"""A rollout of the demonstration, whose calls those of the others are made from."""
 
 PAGES = {
     "runs": "/",
@@ -51,7 +57,8 @@ PAGES = {
     "by four, none": "/rollouts?run=bench-1&status=succeeded&mode=eval&agent=solver",
     "by two, none": "/rollouts?status=succeeded&least=5",
     "group": "/groups/group-77",
-    "rollout": "/rollouts/sql-team-2-s24-g0-r0",
+    "rollout": "/rollouts/{shown}",
+    "rollout of many": "/rollouts/bench-770",
     "live": "/live",
 }
 
@@ -95,9 +102,24 @@ def rows(count: int) -> Iterator[tuple[object, ...]]:
         yield (*ids, at, at + 2, body, ending, step, task_id, total)
 
 
-def fill(path: Path, count: int) -> None:
-    """A million rollouts, with their labels."""
-    asyncio.run(_demo(path))
+def call_rows(
+    calls: Sequence[Call], credits: Sequence[Credit], count: int
+) -> Iterator[tuple[tuple[object, ...], tuple[object, ...]]]:
+    """Calls with their credits, as rows. Their prompts are blocks that the demonstration has stored already."""
+    credit_of = {credit.call_id: credit for credit in credits}
+    for number in range(0, count, WITH_CALLS):
+        rollout_id, run = f"bench-{number}", f"bench-{number * 3 // count}"
+        for call in calls:
+            call_id = f"{call.id}-{number}"
+            made = encode(call.model_copy(update={"id": call_id, "rollout_id": rollout_id, "attempt": 1}))
+            told = credit_of[call.id].model_copy(update={"call_id": call_id, "rollout_id": rollout_id, "run": run})
+            row = (call_id, rollout_id, 1, call.started_at, call.status, "[]", made.record, made.arrays)
+            yield row, (call_id, run, told.step, rollout_id, told.model_dump_json())
+
+
+def fill(path: Path, count: int) -> int:
+    """A million rollouts, with their labels, and calls of a share of them; returns how many calls."""
+    calls, credits = asyncio.run(_demo(path))
     columns = (
         "id, group_id, run, mode, status, attempt, runner, started_at, finished_at, body, ending, step, task_id, total"
     )
@@ -113,22 +135,32 @@ def fill(path: Path, count: int) -> None:
             "INSERT INTO labels SELECT 'reason', 'a call was made but never recorded', seq FROM rollouts "
             "WHERE status = 'incomplete' AND run LIKE 'bench-%'"
         )
+        num_calls = 0
+        for call, credit in call_rows(calls, credits, count):
+            connection.execute("INSERT INTO calls VALUES (?, ?, ?, ?, ?, ?, ?, ?)", call)
+            connection.execute("INSERT INTO credits VALUES (?, ?, ?, ?, ?)", credit)
+            num_calls += 1
     connection.close()
+    return num_calls
 
 
-async def _demo(path: Path) -> None:
+async def _demo(path: Path) -> tuple[list[Call], list[Credit]]:
+    """The store with its demonstration, and the calls and credits of one rollout in it."""
     store = SqlStore.open(path)
     await fill_demo(store)
+    found = await store.calls([SHOWN]), await store.credits([SHOWN])
     await store.close()
+    return found
 
 
-def seconds(client: httpx.Client, address: str) -> float:
-    """CPU seconds of one request; this process is the server's, and its client costs a millisecond of them."""
-    began = time.process_time()
+def seconds(client: httpx.Client, address: str) -> tuple[float, float]:
+    """Of one request: CPU seconds, and seconds on the clock. This process is the server's, and its client costs a
+    millisecond of them."""
+    began, clock = time.process_time(), time.perf_counter()
     answer = client.get(f"/dashboard{address}")
-    spent = time.process_time() - began
+    spent, waited = time.process_time() - began, time.perf_counter() - clock
     answer.raise_for_status()
-    return spent
+    return spent, waited
 
 
 def main() -> int:
@@ -138,27 +170,30 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "store.sqlite"
         began = time.process_time()
-        fill(path, count)
-        size = path.stat().st_size / 1e9
-        print(f"{count:,} rollouts, {size:.2f} GB, filled in {time.process_time() - began:.0f} CPU seconds")
+        num_calls = fill(path, count)
+        size, filled_s = path.stat().st_size / 1e9, time.process_time() - began
+        print(f"{count:,} rollouts, {num_calls:,} calls, {size:.2f} GB, filled in {filled_s:.0f} CPU seconds")
         with BackgroundServer(path) as server:
             headers = {"Authorization": f"Bearer {server.key}"}
             with httpx.Client(base_url=server.url, headers=headers, timeout=120) as client:
-                worst = measure(client, count)
+                worst, worst_clock = measure(client, count)
     met = worst < LIMIT_S
+    print(f"on the clock the slowest page took {worst_clock * 1000:.0f} ms")
     print(f"slowest page {worst * 1000:.0f} ms, required < {LIMIT_S * 1000:.0f} ms: {'met' if met else 'MISSED'}")
     return 0 if met else 1
 
 
-def measure(client: httpx.Client, count: int) -> float:
-    """Print the table; the slowest page's median."""
-    print(f"{'page':<22}{'median ms':>10}{'most ms':>10}")
-    medians: list[float] = []
+def measure(client: httpx.Client, count: int) -> tuple[float, float]:
+    """Print the table; the slowest page's medians, of CPU time and on the clock."""
+    print(f"{'page':<22}{'CPU ms':>10}{'most':>8}{'clock ms':>10}{'most':>8}")
+    medians: list[tuple[float, float]] = []
     for name, address in PAGES.items():
-        took = [seconds(client, address.format(middle=count // 2)) for _ in range(ROUNDS)]
-        medians.append(statistics.median(took))
-        print(f"{name:<22}{medians[-1] * 1000:>10.1f}{max(took) * 1000:>10.1f}", flush=True)
-    return max(medians)
+        where = address.format(middle=count // 2, shown=SHOWN)
+        spent, waited = zip(*(seconds(client, where) for _ in range(ROUNDS)), strict=True)
+        medians.append((statistics.median(spent), statistics.median(waited)))
+        cells = (f"{medians[-1][0] * 1000:>10.1f}{max(spent) * 1000:>8.1f}", f"{medians[-1][1] * 1000:>10.1f}")
+        print(f"{name:<22}{''.join(cells)}{max(waited) * 1000:>8.1f}", flush=True)
+    return max(spent for spent, _ in medians), max(waited for _, waited in medians)
 
 
 if __name__ == "__main__":

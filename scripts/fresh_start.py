@@ -1,7 +1,8 @@
 """A start page of the documentation, done as a new user does it: from `dist/`, in a clean environment, elsewhere.
 
 The page is the script: its titled blocks are the files, its commands are run in order. Packages are installed from the
-wheels instead of the clone, and, unless --real, two steps of a tiny model stand for the page's training.
+wheels instead of the clone, on one page from the source distributions, and, unless --real, two steps of a tiny model
+stand for the page's training.
 """
 
 import argparse
@@ -16,7 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-WHEELS = {
+PAGES = ("langgraph", "openai-agents", "autogen")
+FROM_SOURCE = "autogen"
+"""The page that is done with the source distributions."""
+DISTRIBUTIONS = {
     "./packages/core": "leyden",
     "./packages/langchain-plugin": "leyden_langchain",
     "./packages/openai-agents-plugin": "leyden_openai_agents",
@@ -64,7 +68,7 @@ class Page:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("pages", nargs="*", default=["langgraph"], help="names under docs/start")
+    parser.add_argument("pages", nargs="*", default=PAGES, help="names under docs/start")
     parser.add_argument("--real", action="store_true", help="the page's own model and number of steps")
     arguments = parser.parse_args()
     missed = [page.name for name in arguments.pages if not begin(page := Page.read(name), real=arguments.real)]
@@ -81,7 +85,7 @@ def begin(page: Page, *, real: bool) -> bool:
             (folder / name).write_text(source, encoding="utf-8")
         started, trained_s = time.monotonic(), 0.0
         for command in page.commands:
-            words = command_here(command, real=real)
+            words = command_here(page.name, command, real=real)
             print(f"{page.name}$ {command}", flush=True)
             run(folder, words)
             if not real and lacks_model(folder):
@@ -100,12 +104,12 @@ def begin(page: Page, *, real: bool) -> bool:
         return met
 
 
-def command_here(command: str, *, real: bool) -> list[str]:
-    """The page's command with wheels in place of the clone's folders, and training cut short."""
+def command_here(page: str, command: str, *, real: bool) -> list[str]:
+    """The page's command with distributions in place of the clone's folders, and training cut short."""
     words = shlex.split(command)
     if words[0] == "pip":
         pins = ["-c", str(REPOSITORY / "constraints.txt"), "--quiet", *shlex.split(os.environ.get("PIP_ARGS", ""))]
-        return [*words[:2], *pins, *(wheel(word) if word in WHEELS else word for word in words[2:])]
+        return [*words[:2], *pins, *(built(word, page) if word in DISTRIBUTIONS else word for word in words[2:])]
     if words[:2] == ["leyden", "train"] and not real:
         return [*words, *SHORT.split()]
     if words[:2] == ["leyden", "doctor"]:
@@ -113,8 +117,9 @@ def command_here(command: str, *, real: bool) -> list[str]:
     return words
 
 
-def wheel(folder: str) -> str:
-    (found,) = (REPOSITORY / "dist").glob(f"{WHEELS[folder]}-[0-9]*.whl")
+def built(folder: str, page: str) -> str:
+    suffix = "tar.gz" if page == FROM_SOURCE else "whl"
+    (found,) = (REPOSITORY / "dist").glob(f"{DISTRIBUTIONS[folder]}-[0-9]*.{suffix}")
     return str(found)
 
 

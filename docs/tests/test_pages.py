@@ -1,4 +1,4 @@
-"""Every block of every page runs: Python is executed, TOML is validated, commands are parsed by the command line.
+"""Every block of every page holds: Python is executed, TOML is validated, commands are parsed by the command line.
 
 A block with a title is a file in the page's own folder. What cannot run has a reason before it, in a comment:
 `<!-- skip: next "why" -->`. `text`, what something prints, is not run.

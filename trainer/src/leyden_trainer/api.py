@@ -1,4 +1,6 @@
-"""`leyden.train(...)`: what `leyden train` does, from a script or a notebook, with functions and lists as they are."""
+"""`leyden.train(...)` and `leyden.credit(...)`: what these commands do, from a script or a notebook, with functions and
+lists as they are.
+"""
 
 import hashlib
 import json
@@ -18,9 +20,10 @@ from leyden.tasks import read_tasks
 from leyden_trainer.command import session_of
 from leyden_trainer.config import TrainConfig, make_config
 from leyden_trainer.folders import fresh_folder, unfinished_folder
+from leyden_trainer.recomputed import Recomputed, recomputed
 from leyden_trainer.run import Run
 
-__all__ = ["train"]
+__all__ = ["credit", "train"]
 
 Function = Callable[..., Any] | str
 Tasks = Sequence[JsonValue] | str | Path
@@ -69,6 +72,20 @@ def train(
     place = unfinished_folder(config) if resume else fresh_folder(config)
     finished(_train(config, place))
     return Run(place)
+
+
+def credit(rollout_id: str, *methods: str, store: str | Path | None = None, server: str | None = None) -> Recomputed:
+    """Credit a stored rollout again by other methods, without training; `.table` sets them side by side.
+
+    Args:
+        rollout_id: a rollout's id, the beginning of it, or a call's.
+        methods: names as in `credit.method`, or FILE.py:NAME; none is "broadcast".
+        store: a database; None: the newest under `runs`.
+
+    Raises:
+        BadConfig: a method is unknown or needs a critic's values, or the rollout cannot be credited.
+    """
+    return finished(recomputed(rollout_id, methods, None if store is None else str(store), server))
 
 
 async def _train(config: TrainConfig, folder: Path) -> None:

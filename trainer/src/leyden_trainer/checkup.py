@@ -20,8 +20,8 @@ IMPORT = "import sys; from leyden.runner.reference import load_function; load_fu
 IMPORT_S = 120
 
 
-def findings(file: Path) -> list[Finding]:
-    """One for each thing that a run of this configuration needs."""
+def findings(file: Path, *, import_s: float = IMPORT_S) -> list[Finding]:
+    """One for each thing that a run of this configuration needs; an import may take `import_s`."""
     try:
         config = load_config(file)
     except BadInput as error:
@@ -32,7 +32,7 @@ def findings(file: Path) -> list[Finding]:
         advice = "name the Python of the agent's environment, such as /path/to/.venv/bin/python"
         return [*found, Finding(False, f"agent.python {interpreter} is not there", advice)]
     named = {"agent": config.agent.function, "reward": config.reward.function}
-    return [*found, *(_imported(role, function, interpreter) for role, function in named.items())]
+    return [*found, *(_imported(role, function, interpreter, import_s) for role, function in named.items())]
 
 
 def _tasks(config: TrainConfig) -> Finding:
@@ -76,14 +76,16 @@ def _output(config: TrainConfig) -> Finding:
     return Finding(writable, f"runs go to {config.output}", f"{existing} cannot be written to; set `output`")
 
 
-def _imported(role: str, function: str, interpreter: str) -> Finding:
+def _imported(role: str, function: str, interpreter: str, limit_s: float) -> Finding:
     """Imported as the runner will: in the agent's environment, in a process of its own."""
     advice = "install what it imports in the environment of agent.python, or name that environment's Python there"
     command, environment = [interpreter, "-c", IMPORT, function], {"OPENAI_API_KEY": STAND_IN_KEY, **os.environ}
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=IMPORT_S)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=limit_s)
     except subprocess.TimeoutExpired:
-        return Finding(False, f"{role} {function}", f"importing it takes longer than {IMPORT_S} s: start nothing there")
+        return Finding(
+            False, f"{role} {function}", f"importing it takes longer than {limit_s:g} s: start nothing there"
+        )
     if done.returncode == 0:
         return Finding(True, f"{role} {function}")
     last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]

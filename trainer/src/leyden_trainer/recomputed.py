@@ -4,23 +4,22 @@ The comparison is with the rollout's own group as it is stored. A method that lo
 alone; one that needs a critic is refused, because values are not stored.
 """
 
+import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from leyden.blocking import finished
 from leyden.errors import BadConfig
 from leyden.types import Reward
-from leyden_trainer.credit import Advantage, CreditMethod, RolloutView
+from leyden_trainer.credit import Advantage, RolloutView
 
 if TYPE_CHECKING:  # half a second to import, for those who ask for a data frame
     import pandas as pd
 
-__all__ = ["Recomputed", "credit", "credit_command"]
+__all__ = ["Recomputed", "credit", "recomputed"]
 
 
 @dataclass(frozen=True)
@@ -48,27 +47,7 @@ class Recomputed:
         return pd.DataFrame(rows).set_index("id")
 
 
-def credit(rollout_id: str, *methods: str, store: str | Path | None = None, server: str | None = None) -> Recomputed:
-    """Credit a stored rollout again by other methods, without training; `.table` sets them side by side.
-
-    Args:
-        rollout_id: a rollout's id, the beginning of it, or a call's.
-        methods: names as in `credit.method`, or FILE.py:NAME; none is "broadcast".
-        store: a database; None: the newest under `runs`.
-
-    Raises:
-        BadConfig: a method is unknown or needs a critic's values, or the rollout cannot be credited.
-    """
-    from leyden_trainer.credit import credit_method
-
-    chosen = [credit_method(name) for name in methods or ["broadcast"]]
-    for one in chosen:
-        if one.needs_critic:
-            raise BadConfig(f"the method {one.name} needs a critic's values, and values are not stored; choose another")
-    return finished(_recompute(rollout_id, chosen, None if store is None else str(store), server))
-
-
-def credit_command(
+def credit(
     rollout_id: Annotated[str, typer.Argument(metavar="ID", help="A rollout, the beginning of its id, or a call.")],
     method: Annotated[list[str] | None, typer.Option(help="A method's name, or FILE.py:NAME; may be repeated.")] = None,
     store: Annotated[str | None, typer.Option(help="A database file or URL; default: the newest under runs/.")] = None,
@@ -79,18 +58,27 @@ def credit_command(
 
     Example: leyden credit calculator-s1-g0-r0 --method gigpo --method dr_mas
     """
-    found = credit(rollout_id, *(method or []), store=store, server=server)
+    found = asyncio.run(recomputed(rollout_id, method or [], store, server))
     if as_json:
         print(json.dumps(_plain(found)))
     else:
         _print(found)
 
 
-async def _recompute(name: str, methods: Sequence[CreditMethod], store: str | None, server: str | None) -> Recomputed:
+async def recomputed(name: str, methods: Sequence[str], store: str | None, server: str | None) -> Recomputed:
+    """A rollout, by its id, the beginning of it, or a call's, credited by methods; by none it is `broadcast`.
+
+    Raises:
+        BadConfig: a method is unknown or needs a critic's values, or the rollout cannot be credited.
+    """
     from leyden.cli.source import find_rollout, open_source
-    from leyden_trainer.credit import assign, view
+    from leyden_trainer.credit import assign, credit_method, view
     from leyden_trainer.experience import read_members
 
+    chosen = [credit_method(method) for method in methods or ["broadcast"]]
+    for one in chosen:
+        if one.needs_critic:
+            raise BadConfig(f"the method {one.name} needs a critic's values, and values are not stored; choose another")
     source = open_source(store, server)
     try:
         rollout = await find_rollout(source, name)
@@ -109,7 +97,7 @@ async def _recompute(name: str, methods: Sequence[CreditMethod], store: str | No
         group_size=len(group),
         left_out=tuple(m.rollout.id for m in members if m not in usable),
         trained={c.call_id: (c.method, c.advantage) for c in credits},
-        methods={one.name: assign(one, [group])[0] for one in methods},
+        methods={one.name: assign(one, [group])[0] for one in chosen},
     )
 
 

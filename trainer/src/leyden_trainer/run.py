@@ -24,7 +24,7 @@ from leyden_trainer.config import TrainConfig
 from leyden_trainer.evaluation import Tries
 from leyden_trainer.evaluation_report import Report
 from leyden_trainer.folders import checkpoint_folder, fresh_folder
-from leyden_trainer.recomputed import Recomputed, credit
+from leyden_trainer.recomputed import Recomputed, recomputed
 
 if TYPE_CHECKING:  # half a second to import, for those who ask for a data frame
     import pandas as pd
@@ -84,8 +84,7 @@ class Run:
 
     def credit(self, rollout_id: str, *methods: str) -> Recomputed:
         """One rollout credited again by other methods, as `leyden.credit`."""
-        store, server = self._place
-        return credit(rollout_id, *methods, store=store, server=server)
+        return finished(recomputed(rollout_id, methods, *self._place))
 
     def export(self, file: str | Path) -> int:
         """Write the run's finished rollouts to a file, .jsonl or .parquet, as `leyden.export`; returns how many."""

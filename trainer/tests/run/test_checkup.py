@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from leyden_trainer.checkup import findings
+
 CONFIG = """
 model.path = "model"
 agent.function = "agent.py:solve"
@@ -115,3 +117,18 @@ def test_a_folder_for_runs_that_is_a_file_is_found(folder: Path) -> None:
         f"runs go to {folder}/reward.py",
         f"{folder}/reward.py cannot be written to; set `output`",
     )
+
+
+def test_a_backend_that_is_not_installed_is_told_how_to_get_it(folder: Path) -> None:
+    (folder / "train.toml").write_text(CONFIG + 'trainer.backend = "verl"\n')
+    told = problem(doctor(folder))
+    assert told == ('trainer.backend = "verl"', "pip install leyden-trainer[verl] in this environment")
+
+
+def test_an_agent_whose_import_does_not_end_is_named(folder: Path) -> None:
+    (folder / "agent.py").write_text("import threading\n\nthreading.Event().wait()\n")
+    found = findings(folder / "train.toml", import_s=0.5)
+    (problem,) = [finding for finding in found if finding.text.startswith("agent ")]
+    assert not problem.ok
+    assert problem.text == f"agent {folder}/agent.py:solve"
+    assert problem.advice == "importing it takes longer than 0.5 s: start nothing there"

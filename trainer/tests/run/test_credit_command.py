@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import leyden
+from leyden.errors import BadConfig
 from leyden.store import SqlStore
 from leyden.types import Attempt, Call, Choice, Credit, Outcome, Request, Reward, Rollout, Structure
 
@@ -84,3 +86,14 @@ def test_what_cannot_be_credited_is_refused_with_the_reason(store: Path) -> None
     assert "needs a critic's values" in credit(store, "a", "--method", "hae").stderr
     assert "credit.method = 'magic' is unknown" in credit(store, "a", "--method", "magic").stderr
     assert "rollout c is not finished" in credit(store, "c").stderr
+
+
+def test_a_notebook_gets_the_same_as_a_data_frame(store: Path) -> None:
+    table = leyden.credit("a", "dr_grpo", "rloo", store=store).table
+    assert table.index.tolist() == ["a-writer", "a-checker"]
+    assert table["agent"].tolist() == ["writer", "checker"]
+    assert table["trained"].dropna().to_dict() == {"a-writer": 0.7}
+    assert table["dr_grpo"].tolist() == [0.5, 0.5]
+    assert table["rloo"].tolist() == [1.0, 1.0]
+    with pytest.raises(BadConfig, match="the method hae needs a critic's values"):
+        leyden.credit("a", "hae", store=store)

@@ -60,6 +60,11 @@ def test_a_run_is_trained_looked_at_evaluated_and_served(tmp_path: Path) -> None
     assert len(trained) == 16
     assert run.curves.loc[1, "reward"] == pytest.approx(trained[trained["step"] == 1]["reward"].mean())
     assert len(run.calls(trained.index[0])) == trained.iloc[0]["calls"] == 1
+    shown = run.show(trained.index[0])
+    assert shown.calls == run.calls(trained.index[0])
+    again = run.credit(trained.index[0], "broadcast").table
+    assert again["broadcast"].tolist() == pytest.approx([credit.advantage for credit in shown.credits])
+    assert run.export(tmp_path / "rollouts.jsonl") == len(rollouts)
     held_out = set(rollouts[rollouts["mode"] == "eval"]["task"].map(lambda task: task["question"]))
     assert len(held_out) == 1
     assert held_out.isdisjoint(trained["task"].map(lambda task: task["question"]))

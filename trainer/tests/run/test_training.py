@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from leyden import __version__ as leyden_version
 from leyden.store import SqlStore
+from leyden.testing.elder_server import elder_server
 from leyden.types import Run, Step
 
 Leyden = Callable[..., subprocess.CompletedProcess[str]]
@@ -109,6 +111,16 @@ def test_held_out_tasks_must_not_be_trained_on(folder: Path, leyden: Leyden) -> 
     done = leyden("train", "train.toml")
     assert done.returncode == 2
     assert "held-out task 1 is also training task 1" in done.stderr
+
+
+def test_a_server_that_is_too_old_is_refused_with_both_versions(
+    folder: Path, leyden: Leyden, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LEYDEN_KEY", "key")
+    with elder_server() as url:
+        done = leyden("train", "train.toml", f"--server={url}")
+    assert done.returncode == 1
+    assert f"the server at {url} is leyden 0.0.9, this is leyden {leyden_version}; they do not fit" in done.stderr
 
 
 def test_an_unknown_key_is_an_error_that_names_the_known_ones(folder: Path, leyden: Leyden) -> None:

@@ -13,8 +13,7 @@ from leyden.types import Attempt, Call, Choice, Credit, Endpoint, Request, Rewar
 
 if TYPE_CHECKING:  # seconds of imports, for those who ask; torch, in the trainer's
     from leyden.api import doctor, export, gc, import_episodes, rollouts, run, show
-    from leyden_trainer.api import train
-    from leyden_trainer.recomputed import credit
+    from leyden_trainer.api import credit, train
     from leyden_trainer.run import Run
 
 __all__ = [
@@ -46,7 +45,7 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-_TRAINER = {"train": "leyden_trainer.api", "Run": "leyden_trainer.run", "credit": "leyden_trainer.recomputed"}
+_TRAINER = {"train": "leyden_trainer.api", "Run": "leyden_trainer.run", "credit": "leyden_trainer.api"}
 _COMMANDS = ("doctor", "export", "gc", "import_episodes", "rollouts", "run", "show")
 
 

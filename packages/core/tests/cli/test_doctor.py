@@ -74,6 +74,22 @@ def test_wrong_versions_a_broken_adapter_and_a_port_in_use_are_all_named(tmp_pat
     assert advice(told.stdout, "port ") == "end what uses it, or `leyden serve --port 0`"
 
 
+@pytest.mark.parametrize(
+    ("framework", "adapter"),
+    [
+        ("langchain-core", "leyden-langchain"),
+        ("openai-agents", "leyden-openai-agents"),
+        ("autogen-agentchat", "leyden-autogen"),
+    ],
+)
+def test_a_framework_without_its_adapter_is_told_which_to_install(tmp_path: Path, framework: str, adapter: str) -> None:
+    install(tmp_path, adapter, "0.1.0")  # without an entry point, so that the adapter is not there
+    told = doctor("--port", free_port(), path=tmp_path)
+    assert told.returncode == 1
+    expected = f"pip install {adapter}, or calls have no agent's name"
+    assert advice(told.stdout, f"{framework} without its adapter") == expected
+
+
 def test_a_trainer_without_torch_is_told_how_to_get_it(tmp_path: Path) -> None:
     (tmp_path / "leyden_trainer").mkdir()
     (tmp_path / "leyden_trainer" / "__init__.py").touch()

@@ -2,7 +2,6 @@
 
 import asyncio
 import importlib.metadata
-import json
 import os
 import re
 import subprocess
@@ -18,7 +17,7 @@ import leyden
 from leyden.client import HttpStore
 from leyden.compatibility import fits
 from leyden.errors import WrongVersion
-from leyden.testing.serving import serve
+from leyden.testing.elder_server import elder_server
 
 REPOSITORY = Path(__file__).resolve().parents[4]
 PROJECTS = [*sorted(REPOSITORY.glob("packages/*/pyproject.toml")), REPOSITORY / "trainer" / "pyproject.toml"]
@@ -26,20 +25,7 @@ PROJECTS = [*sorted(REPOSITORY.glob("packages/*/pyproject.toml")), REPOSITORY / 
 
 @pytest.fixture
 def elder() -> Iterator[str]:
-    """A server of version 0.0.9, which knows none of our paths."""
-
-    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
-        if scope["type"] == "lifespan":
-            for event in ("startup", "shutdown"):
-                await receive()
-                await send({"type": f"lifespan.{event}.complete"})
-            return
-        known = scope["path"] == "/health"
-        await send({"type": "http.response.start", "status": 200 if known else 404, "headers": []})
-        body = {"status": "ok", "version": "0.0.9"} if known else {}
-        await send({"type": "http.response.body", "body": json.dumps(body).encode()})
-
-    with serve(app) as url:
+    with elder_server() as url:
         yield url
 
 

@@ -33,7 +33,10 @@ def add(
 
 @keys.command("list")
 def list_(file: KeysOption = _FILE) -> None:
-    """Names, roles and ages of the keys."""
+    """Names, roles and ages of the keys.
+
+    Example: leyden keys list --keys team.keys
+    """
     from leyden.key_file import KeyFile
 
     for entry in KeyFile(file).names():

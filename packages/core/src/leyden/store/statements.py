@@ -1,6 +1,6 @@
 """Statements that run for every model call or rollout: compiled once, then given to the driver as they are.
 
-SQLAlchemy's own execution builds each statement and processes each value of each row in Python, which costs ten times
+SQLAlchemy's own execution builds each statement and processes each value of each row in Python, which costs more than
 the database's work. Values must be what the driver takes: text, numbers, bytes, None.
 """
 

@@ -225,11 +225,16 @@ def _choice_seed(seed: int, index: int) -> int:
 
 async def _unless_gone(request: Request, futures: "Sequence[Future[Sample]]") -> list[Sample]:
     """The samples; [] if the client hung up, whose rows are then dropped."""
-    waiting = asyncio.gather(*map(asyncio.wrap_future, futures))
+    waiting = asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
     gone = asyncio.ensure_future(_disconnected(request))
     try:
         await asyncio.wait({waiting, gone}, return_when=asyncio.FIRST_COMPLETED)
-        return await waiting if waiting.done() else []
+        samples: list[Sample] = []
+        for sample in await waiting if waiting.done() else []:
+            if isinstance(sample, BaseException):
+                raise sample
+            samples.append(sample)
+        return samples
     finally:
         waiting.cancel()
         gone.cancel()

@@ -102,7 +102,7 @@ bench-verl_overhead: .venv-verl/.installed
 docs: .venv-docs/.installed
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build
 
-.venv-docs/.installed: constraints-docs.txt requirements-docs.txt packages/core/pyproject.toml
+.venv-docs/.installed: constraints-docs.txt requirements-docs.txt packages/core/pyproject.toml trainer/pyproject.toml
 	$(PYTHON) -m venv .venv-docs
 	.venv-docs/bin/python -m pip install --quiet $(PIP_ARGS) -c constraints-docs.txt -r requirements-docs.txt -e packages/core
 	.venv-docs/bin/python -m pip install --quiet $(PIP_ARGS) --no-deps -e trainer

@@ -1,7 +1,7 @@
 """One HTTP/1.1 connection to a policy server: a request is sent whole, its answer read whole or as it comes.
 
 Unlike aiohttp's or httpx's client it knows no redirects, cookies, proxies, encodings or retries, which a gateway does
-not want; httptools parses, asyncio connects. So it costs a model call a third of the CPU time.
+not want and each model call would pay for; httptools parses, asyncio connects.
 """
 
 import asyncio

@@ -33,25 +33,23 @@ class _Place(NamedTuple):
 
 @lru_cache(maxsize=256)
 def _place(url: str) -> _Place:
-    """Where the endpoint at this base URL listens.
-
-    Raises:
-        ValueError: it is no URL of http or https.
-    """
+    """Where the endpoint at this base URL listens; it is of http or https, as was checked when it was published."""
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("its URL is not http://HOST:PORT/v1, or https")
     secure = parts.scheme == "https"
-    return _Place(parts.hostname, parts.port or (443 if secure else 80), secure)
+    return _Place(parts.hostname or "", parts.port or (443 if secure else 80), secure)
 
 
 @lru_cache(maxsize=256)
 def _head(url: str, key: str | None, path: str) -> bytes:
-    """What all requests to one endpoint begin with."""
+    """What all requests to one endpoint begin with.
+
+    Raises:
+        ValueError: the URL or the key would write other headers.
+    """
     parts = urlsplit(url)
     lines = [
         f"POST {quote(parts.path.rstrip('/'), safe='/%:@')}{path.removeprefix('/v1')} HTTP/1.1",
-        f"host: {parts.netloc.rpartition('@')[2]}",
+        f"host: {parts.netloc}",
         "content-type: application/json",
         "accept-encoding: identity",
     ]

@@ -10,7 +10,7 @@ import pytest
 
 from leyden.client import HttpStore
 from leyden.server.serve import BackgroundServer
-from leyden.types import Endpoint, Rollout
+from leyden.types import Endpoint, Rollout, new_id
 
 PATH = "/v1/chat/completions"
 ASKED = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
@@ -63,9 +63,12 @@ class Served:
 
     async def publish(self, wire: Wire, key: str) -> None:
         store = HttpStore(self.url, self.operator)
-        url = f"http://127.0.0.1:{wire.port}/v1"
-        await store.publish(Endpoint(url=url, model="wire", version=6, key=key))
+        url, model = f"http://127.0.0.1:{wire.port}/v1", new_id()
+        await store.publish(Endpoint(url=url, model=model, version=6, key=key))
         await store.close()
+        async with httpx.AsyncClient(headers={"authorization": f"Bearer {self.key}"}) as client:
+            while model not in (await client.get(f"{self.url}/v1/models")).text:
+                pass  # the gateway may know the endpoints of some milliseconds ago
 
 
 @pytest.fixture(scope="module")

@@ -37,6 +37,8 @@ class Suite:
     """Files and folders."""
     folder: Path | None = None
     """Of tests that are ours, made of the distribution's, and run at our gateway; None: the source distribution."""
+    beside: tuple[str, ...] = ()
+    """Requirements that only this suite has, against what the others need: they go into a folder of its own."""
 
 
 SUITES = (
@@ -108,7 +110,13 @@ SUITES = (
         ),
     ),
     Suite("autogen-core", "autogen", ("tests",)),
-    Suite("autogen-agentchat", "autogen", ("tests",)),
+    # autogen-ext's MCP client, which they import, is written for MCP 1; openai-agents has MCP 2.
+    Suite(
+        "autogen-agentchat",
+        "autogen",
+        ("tests",),
+        beside=("mcp==1.30.0", "httpx-sse==0.4.3", "pydantic-settings==2.16.3", "python-dotenv==1.2.4"),
+    ),
     Suite("langchain-tests", "langchain", ("test_chat_model.py",), HERE / "chat_model"),
 )
 
@@ -152,6 +160,17 @@ def source(distribution: str) -> Path:
     return folder
 
 
+def beside(suite: Suite) -> list[str]:
+    """Where the suite's own requirements are, installed once."""
+    if not suite.beside:
+        return []
+    folder = CACHE / "beside" / "-".join(suite.beside)
+    if not folder.exists():
+        wanted = ["--no-deps", "--target", str(folder), *suite.beside]
+        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *wanted], check=True)
+    return [str(folder)]
+
+
 def run(suite: Suite, folder: Path, *, hooks: bool, path: Sequence[str], served: Served | None = None) -> Ran:
     """Run the suite's tests in a process of their own; what they print is shown, how they end is not our concern."""
     with TemporaryDirectory() as temporary:
@@ -161,7 +180,8 @@ def run(suite: Suite, folder: Path, *, hooks: bool, path: Sequence[str], served:
         command += ["--rollout", *served] if hooks and served else []
         command += ["-q", "--tb=no", "-p", "no:cacheprovider", "--continue-on-collection-errors", *suite.tests]
         # The order of a set is one thing that differs from run to run without us.
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), *path]), "PYTHONHASHSEED": "0"}
+        folders = [str(HERE), str(HERE / "stand_ins"), *beside(suite), *path]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(folders), "PYTHONHASHSEED": "0"}
         if served:
             environment |= {"OPENAI_BASE_URL": f"{served.url}/v1", "OPENAI_API_KEY": served.key}
         subprocess.run(command, cwd=folder, env=environment, check=False, stdout=sys.stderr)

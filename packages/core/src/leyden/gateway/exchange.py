@@ -7,8 +7,7 @@ is held back until then.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
@@ -122,8 +121,8 @@ class Exchange:
 
     async def whole(self) -> bytes:
         """Forward a request without a stream; the body for the agent."""
-        async with self._sending() as response:
-            raw = await response.read()
+        with await self._sent_on() as answering:
+            raw = await answering.read()
             body = self._load(raw)
             if not body.get("choices"):
                 raise self._unreadable(f"an answer without choices: {raw[:200]!r}")
@@ -133,10 +132,10 @@ class Exchange:
     async def stream(self, write: Callable[[bytes], Awaitable[None]]) -> bytes:
         """Forward a request with a stream; passes events on with `write`, and returns those that are held back."""
         held_back: list[bytes] = []
-        async with self._sending() as response:
+        with await self._sent_on() as answering:
             await write(self.reply.opening())
             parser = EventParser()
-            async for received in response.pieces():
+            while received := await answering.piece():
                 early: list[bytes] = []
                 for data in parser.feed(received):
                     if data == DONE:
@@ -153,8 +152,8 @@ class Exchange:
             held_back.append(self._said(self.reply.closing))
         return b"".join(held_back)
 
-    @asynccontextmanager
-    async def _sending(self) -> AsyncGenerator[Answering | Recorded]:
+    async def _sent_on(self) -> Answering | Recorded:
+        """Send the request on to the policy, or find the answer that is replayed."""
         caller, parts = self.caller, self._parts
         replay = caller.running.rollout.replay if caller.running is not None else None
         if caller.running is not None and replay is not None:
@@ -163,8 +162,7 @@ class Exchange:
             if answer is not None:
                 self._replayed = answer.call_id
                 self._sent = {"replayed": answer.call_id}
-                yield answer
-                return
+                return answer
         clock = caller.running.held if caller.running is not None else HeldClock()
         self._picked = await parts.endpoints.pick(caller.rollout_id or caller.call_id, clock)
         self._begin()
@@ -177,8 +175,7 @@ class Exchange:
         body, self._sent = self.asked.for_policy(sampling, endpoint.model, call_number)
         rollout = f"{caller.rollout_id}/{caller.attempt}" if caller.rollout_id else None
         path = self.asked.policy_path
-        async with parts.upstream.post(endpoint, path, body, request_id=self._id, rollout=rollout) as response:
-            yield response
+        return await parts.upstream.post(endpoint, path, body, request_id=self._id, rollout=rollout)
 
     def _load(self, raw: bytes) -> dict[str, Any]:
         try:

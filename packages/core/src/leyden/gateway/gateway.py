@@ -102,4 +102,4 @@ class Gateway:
 
     async def close(self) -> None:
         """Close the connections to policy servers."""
-        await self._parts.upstream.close()
+        self._parts.upstream.close()

@@ -5,8 +5,7 @@ and the rollout is incomplete.
 """
 
 import itertools
-from collections.abc import AsyncIterator
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from leyden.continuity import answered
 from leyden.gateway.asked import Asked
@@ -26,15 +25,22 @@ class Recorded:
     def __init__(self, call: Call, answer: Attempt, asked: Asked) -> None:
         self.call_id = call.id
         self._body = _body(call, answer, asked)
-        self._stream = asked.stream
+        self._streamed = event(dump(self._body)) + event(DONE) if asked.stream else b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """There is no connection to leave."""
 
     async def read(self) -> bytes:
         """The whole body."""
         return dump(self._body)
 
-    async def pieces(self) -> AsyncIterator[bytes]:
-        """The body as one chunk of a stream."""
-        yield event(dump(self._body)) + event(DONE)
+    async def piece(self) -> bytes:
+        """The body as one chunk of a stream; then empty."""
+        piece, self._streamed = self._streamed, b""
+        return piece
 
 
 async def recorded(store: Store, replay: Replay, number: int, asked: Asked) -> Recorded | None:

@@ -62,6 +62,7 @@ class _Server(uvicorn.Server):
             app,
             log_config=None,
             access_log=False,
+            server_header=False,
             ws="none",
             proxy_headers=False,
             timeout_graceful_shutdown=GRACE_S,

@@ -28,7 +28,7 @@ class EncodedCall:
 
 def encode(call: Call) -> EncodedCall:
     """Take what is large out of a call: messages, tool schemas and prompts become chains, the rest packed arrays."""
-    light: dict[str, Any] = call.model_dump(mode="json", exclude=_HEAVY)
+    light = _shallow(call)
     chains: list[Chain] = []
     arrays: list[Sequence[int] | Sequence[float]] = []
 
@@ -50,17 +50,20 @@ def encode(call: Call) -> EncodedCall:
     return EncodedCall(compress(_json(light)), pack_arrays(arrays), tuple(chains))
 
 
-_HEAVY: Any = {
-    "request": {"messages", "tools"},
-    "attempts": {"__all__": {"prompt_token_ids": True, "choices": {"__all__": {"token_ids", "logprobs"}}}},
-}
+def _shallow(call: Call) -> dict[str, Any]:
+    """The fields of a call, in dicts of their own as far down as `encode` puts something else in their place."""
+    attempts = [
+        {**vars(attempt), "choices": [{**vars(choice)} for choice in attempt.choices]} for attempt in call.attempts
+    ]
+    return {**vars(call), "request": call.request and {**vars(call.request)}, "attempts": attempts}
 
 
 def _json(value: object) -> bytes:
+    """JSON of values and models as they are: they were validated, and all their fields are JSON."""
     try:
-        return orjson.dumps(value)
+        return orjson.dumps(value, default=vars)
     except TypeError:  # an integer beyond 64 bits, or half of a surrogate pair, which then is refused
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=vars).encode()
 
 
 def _light(record: bytes) -> dict[str, Any]:

@@ -12,13 +12,15 @@ from typing import TypeVar
 
 from sqlalchemy import Connection
 
-__all__ = ["LEASES", "QUEUE", "Changes", "calls_of", "end_of", "take_touched", "touch"]
+__all__ = ["ENDPOINTS", "LEASES", "QUEUE", "Changes", "calls_of", "end_of", "take_touched", "touch"]
 
 T = TypeVar("T")
 QUEUE = "queue"
 """There is something to claim."""
 LEASES = "leases"
 """A lease began, or ends at another time."""
+ENDPOINTS = "endpoints"
+"""One was published."""
 _TOUCHED = "leyden_touched"
 
 

@@ -120,7 +120,9 @@ def glancing(engine: Engine) -> Engine:
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # we say BEGIN ourselves
-    for pragma in ("busy_timeout = 10000", "journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+    # What a savepoint keeps to go back to is dropped when it ends: it needs no file.
+    settings = ("busy_timeout = 10000", "journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON")
+    for pragma in (*settings, "temp_store = MEMORY"):
         connection.execute(f"PRAGMA {pragma}")
 
 

@@ -10,7 +10,7 @@ from leyden.errors import Conflict, LeaseLost, NotFound
 from leyden.merge import merge
 from leyden.store import blocks, facets
 from leyden.store.call_rows import decode, encode, heads
-from leyden.store.changes import calls_of, touch
+from leyden.store.changes import ENDPOINTS, calls_of, touch
 from leyden.store.completeness import gaps
 from leyden.store.schema import calls, credits, endpoints, rewards, rollouts
 from leyden.store.statements import insert_rows, rows_with, run
@@ -199,6 +199,7 @@ def put_endpoint(connection: Connection, endpoint: Endpoint) -> None:
     connection.execute(delete(endpoints).where(endpoints.c.id == endpoint.id))
     values = {"id": endpoint.id, "published_at": endpoint.published_at, "body": endpoint.model_dump_json()}
     connection.execute(insert(endpoints).values(**values))
+    touch(connection, ENDPOINTS)
 
 
 def put_credits(connection: Connection, new: Sequence[Credit]) -> None:

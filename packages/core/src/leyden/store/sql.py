@@ -21,7 +21,7 @@ from leyden.store import blocks, lifecycle, records
 from leyden.store import runs as run_records
 from leyden.store.call_rows import heads
 from leyden.store.census import Census, census, schema_revision
-from leyden.store.changes import QUEUE, Changes, calls_of, end_of
+from leyden.store.changes import ENDPOINTS, QUEUE, Changes, calls_of, end_of
 from leyden.store.completeness import check
 from leyden.store.engine import glancing, open_engine, reading, writing
 from leyden.store.episodes import Episode, add_episodes
@@ -53,6 +53,10 @@ class SqlStore:
         self._engine = engine
         self._reading = reading(engine)
         self._glancing = glancing(engine) if engine.dialect.name == "sqlite" else None
+        self._published = object()
+        """Another object since each publication."""
+        self._known_endpoints: tuple[object, list[Endpoint]] | None = None
+        """As they were read last, and `_published` then; a file has one server, so nobody else publishes in it."""
         self._changes = Changes()
         self._settling = Settling()
         self._writer = Writer(writing(engine), tick=lifecycle.expire, changed=self._changed, announce=self._announce)
@@ -60,6 +64,8 @@ class SqlStore:
         self._writer.start()
 
     def _changed(self, touched: Collection[str]) -> None:
+        if ENDPOINTS in touched:
+            self._published = object()
         self._settling.tell()
         self._changes.notify(touched)
 
@@ -248,12 +254,19 @@ class SqlStore:
     async def publish(self, endpoint: Endpoint) -> None:
         """See `Store.publish`."""
         await self._write(lambda connection: records.put_endpoint(connection, endpoint))
+        self._published = object()  # as we may hear of our commit before `_changed` does
 
     async def endpoints(self) -> list[Endpoint]:
         """See `Store.endpoints`."""
+        published, known = self._published, self._known_endpoints
+        if known is not None and known[0] is published:
+            return list(known[1])
         rows = await self._glance(lambda connection: list(all_rows(connection, endpoints)))
         found = [Endpoint.model_validate_json(row.body) for row in rows]
-        return sorted(found, key=lambda endpoint: endpoint.published_at, reverse=True)
+        found.sort(key=lambda endpoint: endpoint.published_at, reverse=True)
+        if self._glancing is not None:
+            self._known_endpoints = (published, found)
+        return list(found)
 
     async def credit(self, credits: Sequence[Credit]) -> None:
         """See `Store.credit`."""

@@ -1,4 +1,4 @@
-"""One thread writes. It takes all that waits, runs each operation in a savepoint, commits once, then answers everybody.
+"""One thread writes. It takes all that waits, runs each operation by itself, commits once, then answers everybody.
 
 Group commit: the price of one durable commit is shared by all writes that arrived while the last one was under way.
 Operations of one kind that stand side by side run as one; if that fails, each by itself: none fails for another.
@@ -9,7 +9,7 @@ import itertools
 import queue
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -172,13 +172,19 @@ class Writer:
 
     def _commit(self, wanted: list[_Pending]) -> set[str]:
         """Returns the topics that were touched."""
+        try:
+            return self._commit_by(_whole if _is_one(wanted) else _each, wanted)
+        except _Refused:  # all was undone; now each by itself, as one of them is at fault
+            return self._commit_by(_each, wanted)
+
+    def _commit_by(self, run: "_Run", wanted: list[_Pending]) -> set[str]:
         touched: set[str] = set()
         results: list[tuple[Future[Any], Any]] = []
         refused: list[tuple[Future[Any], Exception]] = []
         committing = False
         try:
             with self._engine.connect() as connection, connection.begin():
-                for pending, result in _done(connection, wanted):
+                for pending, result in run(connection, wanted):
                     if isinstance(result, _Refused):
                         refused.append((pending.future, result.error))
                     else:
@@ -207,8 +213,33 @@ class _Refused(Exception):
         self.error = error
 
 
-def _done(connection: Connection, wanted: list[_Pending]) -> Iterator[tuple[_Pending, Any]]:
-    """Every operation with its result, or with its refusal."""
+_Run = Callable[[Connection, list[_Pending]], Iterable[tuple[_Pending, Any]]]
+
+
+def _is_one(wanted: list[_Pending]) -> bool:
+    """Whether they can run as one, so that a transaction of their own is all the savepoint that they need."""
+    together = wanted[0].together
+    return len(wanted) == 1 or (together is not None and all(pending.together is together for pending in wanted))
+
+
+def _whole(connection: Connection, wanted: list[_Pending]) -> list[tuple[_Pending, Any]]:
+    """Every operation with its result, of those that run as one.
+
+    Raises:
+        _Refused: it failed, and what it did is to be undone with its transaction.
+    """
+    first = wanted[0]
+    try:
+        if first.together is None:
+            return [(first, first.operation(connection))]
+        first.together(connection, [pending.item for pending in wanted])
+    except Exception as error:  # not swallowed: it is raised where the operation was asked for
+        raise _Refused(_told(error)) from error
+    return [(pending, None) for pending in wanted]
+
+
+def _each(connection: Connection, wanted: list[_Pending]) -> Iterator[tuple[_Pending, Any]]:
+    """Every operation with its result, or with its refusal, each in a savepoint."""
     for together, group in itertools.groupby(wanted, key=lambda pending: pending.together):
         some = list(group)
         if together is not None and len(some) > 1:

@@ -138,11 +138,13 @@ async def finish_all(
     pending = [rollout.id for rollout in rollouts]
     while pending:
         wait = asyncio.ensure_future(store.wait(pending, timeout_s=WAIT_S))
-        await asyncio.wait({wait, runner_died} if runner_died else {wait}, return_when=asyncio.FIRST_COMPLETED)
-        if runner_died is not None and runner_died.done():
+        try:
+            await asyncio.wait({wait, runner_died} if runner_died else {wait}, return_when=asyncio.FIRST_COMPLETED)
+            if runner_died is not None and runner_died.done():
+                raise TrainingStopped(runner_died.result())
+            new = {rollout.id: rollout for rollout in await wait}
+        finally:
             wait.cancel()
-            raise TrainingStopped(runner_died.result())
-        new = {rollout.id: rollout for rollout in await wait}
         finished |= new
         pending = [rollout_id for rollout_id in pending if rollout_id not in new]
         on_finished(len(new))

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -138,6 +139,9 @@ def test_a_run_that_is_ended_in_mid_step_goes_on_where_it_was(folder: Path, how:
         assert process.poll() is None
     before = read(run)
     end(process, how)
+    if how == "stop":
+        told = (folder / "train.log").read_text()
+        assert not re.search("Traceback|never retrieved", told), told
     assert sum(rollout.step == 2 for rollout in before.finished.values()) >= 4
     (folder / "go").touch()
     assert start(folder, "--resume", *flags).wait() == 0, (folder / "train.log").read_text()

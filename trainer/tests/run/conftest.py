@@ -11,9 +11,24 @@ import pytest
 from leyden_trainer.testing import make_tiny_model
 
 WriteFolder = Callable[..., Path]
-"""(agent, reward, config, *, train, heldout: cities that are asked about) → the folder."""
+"""(agent, reward, own part of the config, *, train, heldout: cities that are asked about) → the folder."""
 Leyden = Callable[..., subprocess.CompletedProcess[str]]
 """(*arguments) → what came of it."""
+BASE = """
+name = "tiny"
+model.path = "model"
+model.device = "cpu"
+agent.function = "agent.py:solve"
+reward.function = "reward.py:score"
+tasks.train = "train.jsonl"
+tasks.heldout = "heldout.jsonl"
+"""
+
+
+@pytest.fixture
+def base_config() -> str:
+    """What a run of the folder needs; a test adds to it."""
+    return BASE
 
 
 @pytest.fixture
@@ -21,13 +36,13 @@ def write_folder(tmp_path: Path) -> WriteFolder:
     def write(
         agent: str,
         reward: str,
-        config: str,
+        config: str = "",
         *,
         train: Sequence[str] = ("Oslo", "Rome", "Paris"),
         heldout: Sequence[str] = ("Tunis", "Dakar"),
     ) -> Path:
         make_tiny_model(tmp_path / "model")
-        for name, text in (("agent.py", agent), ("reward.py", reward), ("train.toml", config)):
+        for name, text in (("agent.py", agent), ("reward.py", reward), ("train.toml", BASE + config)):
             (tmp_path / name).write_text(text)
         for name, cities in (("train", train), ("heldout", heldout)):
             lines = [json.dumps({"question": f"how hot is it in {city}"}) for city in cities]

@@ -24,24 +24,11 @@ def solve(task):
     return answer.choices[0].message.content
 """
 REWARD = "def score(task, result):\n    return len(result) % 2 == 0\n"
-CONFIG = """
-name = "tiny"
-[model]
-path = "model"
-device = "cpu"
-[agent]
-function = "agent.py:solve"
-[reward]
-function = "reward.py:score"
-[tasks]
-train = "train.jsonl"
-heldout = "heldout.jsonl"
-"""
 
 
 @pytest.fixture
 def folder(write_folder: Callable[..., Path]) -> Path:
-    folder = write_folder(AGENT, REWARD, CONFIG, train=("Oslo", "Rome"), heldout=("Tunis", "Dakar", "Praha"))
+    folder = write_folder(AGENT, REWARD, train=("Oslo", "Rome"), heldout=("Tunis", "Dakar", "Praha"))
     make_tiny_model(folder / "other", seed=1)
     return folder
 

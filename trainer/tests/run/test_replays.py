@@ -131,17 +131,6 @@ def solve(task):
     return "".join(said)
 """
 CONFIG = """
-name = "tiny"
-[model]
-path = "model"
-device = "cpu"
-[agent]
-function = "agent.py:solve"
-[reward]
-function = "reward.py:score"
-[tasks]
-train = "train.jsonl"
-heldout = "heldout.jsonl"
 [credit]
 method = "c3"
 replays = 2
@@ -152,11 +141,13 @@ rollouts_per_task = 3
 """
 
 
-def test_a_run_samples_the_alternatives_and_trains_with_them(tmp_path: Path, tiny_folder: Path) -> None:
+def test_a_run_samples_the_alternatives_and_trains_with_them(
+    tmp_path: Path, tiny_folder: Path, base_config: str
+) -> None:
     (tmp_path / "model").symlink_to(tiny_folder)
     (tmp_path / "agent.py").write_text(AGENT)
     (tmp_path / "reward.py").write_text("def score(task, result):\n    return len(set(result))\n")
-    (tmp_path / "train.toml").write_text(CONFIG)
+    (tmp_path / "train.toml").write_text(base_config + CONFIG)
     for name in ("train", "heldout"):
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({"question": name}))
     done = subprocess.run(

@@ -36,18 +36,7 @@ def solve(task):
 """
 REWARD = "def score(task, result):\n    return len(result) % 3 == 0\n"
 CONFIG = """
-name = "tiny"
-[model]
-path = "model"
-device = "cpu"
-[agent]
-function = "agent.py:solve"
-concurrency = 2
-[reward]
-function = "reward.py:score"
-[tasks]
-train = "train.jsonl"
-heldout = "heldout.jsonl"
+agent.concurrency = 2
 [optimizer]
 learning_rate = 1e-3
 [trainer]

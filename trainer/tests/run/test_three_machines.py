@@ -22,13 +22,6 @@ def score(task, result):
     return len(result) % 3 == 0
 """
 CONFIG = """
-name = "apart"
-model.path = "model"
-model.device = "cpu"
-agent.function = "agent.py:solve"
-reward.function = "reward.py:score"
-tasks.train = "train.jsonl"
-tasks.heldout = "heldout.jsonl"
 [trainer]
 steps = 1
 tasks_per_step = 2
@@ -68,5 +61,5 @@ def test_each_part_can_be_started_alone(write_folder: Callable[..., Path], tmp_p
             runner.send_signal(signal.SIGTERM)
             said, _ = runner.communicate()
             assert runner.returncode == 128 + signal.SIGTERM, said
-    summary = json.loads((folder / "runs" / "apart" / "summary.json").read_text())
+    summary = json.loads((folder / "runs" / "tiny" / "summary.json").read_text())
     assert (summary["steps"], summary["rollouts"]) == (1, 8)

@@ -30,18 +30,7 @@ def score(task, result):
     return len(result) % 3 == 0
 """
 CONFIG = """
-name = "tiny"
-[model]
-path = "model"
-device = "cpu"
-[agent]
-function = "agent.py:solve"
-concurrency = 8
-[reward]
-function = "reward.py:score"
-[tasks]
-train = "train.jsonl"
-heldout = "heldout.jsonl"
+agent.concurrency = 8
 [optimizer]
 learning_rate = 1e-3
 [trainer]

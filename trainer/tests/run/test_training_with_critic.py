@@ -20,21 +20,10 @@ def solve(task):
     return llm.invoke([("system", "use tools"), ("user", task["question"])]).text
 """
 CONFIG = """
-name = "tiny"
-[model]
-path = "model"
-device = "cpu"
-[agent]
-function = "agent.py:solve"
-concurrency = 48
-[reward]
-function = "reward.py:score"
+agent.concurrency = 48
 [reward.rules]
 length_stop = -0.5
 named_a_tool = {function = "reward.py:named_a_tool", weight = 0.1}
-[tasks]
-train = "train.jsonl"
-heldout = "heldout.jsonl"
 [credit]
 method = "ppo"
 [critic]
@@ -58,11 +47,11 @@ def named_a_tool(call):
 
 
 @pytest.fixture
-def folder(tmp_path: Path, warm_folder: Path) -> Path:
+def folder(tmp_path: Path, warm_folder: Path, base_config: str) -> Path:
     (tmp_path / "model").symlink_to(warm_folder)
     (tmp_path / "agent.py").write_text(AGENT)
     (tmp_path / "reward.py").write_text(REWARD)
-    (tmp_path / "train.toml").write_text(CONFIG)
+    (tmp_path / "train.toml").write_text(base_config + CONFIG)
     for name, count in (("train", 64), ("heldout", 12)):
         tasks = itertools.islice(lookup_tasks(3, heldout=name == "heldout"), count)
         lines = {t.question: {"question": t.question, "answer": f"call {t.tool} {t.city}"} for t in tasks}

@@ -21,17 +21,6 @@ def solve(task):
 """
 REWARD = "def score(task, result):\n    return result.startswith('answer')\n"
 CONFIG = """
-name = "tiny"
-[model]
-path = "model"
-device = "cpu"
-[agent]
-function = "agent.py:solve"
-[reward]
-function = "reward.py:score"
-[tasks]
-train = "train.jsonl"
-heldout = "heldout.jsonl"
 [warm_start]
 demonstrations = "demos.jsonl"
 epochs = 5

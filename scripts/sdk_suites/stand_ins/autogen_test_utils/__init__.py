@@ -17,6 +17,7 @@ from autogen_core import (
     default_subscription,
     message_handler,
 )
+from autogen_core.exceptions import CantHandleException
 from pydantic import BaseModel
 
 __all__ = [
@@ -50,7 +51,7 @@ class NoopAgent(BaseAgent):
         super().__init__("does nothing")
 
     async def on_message_impl(self, message: Any, ctx: MessageContext) -> Any:
-        raise NotImplementedError
+        raise CantHandleException("it takes no message")
 
 
 class LoopbackAgent(RoutedAgent):

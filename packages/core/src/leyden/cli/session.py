@@ -99,8 +99,8 @@ class Session:
             rollouts = queued_rollouts(list(tasks), tries=tries, routed=routed, run=run, reward_from=reward_from)
             ids = [rollout.id for rollout in rollouts]
             await store.queue(rollouts)
-            await self._until_done(store, ids)
-            ended = [await store.rollout(rollout_id) for rollout_id in ids]
+            done = await self._until_done(store, ids)
+            ended = [done.get(rollout_id) or await store.rollout(rollout_id) for rollout_id in ids]
             whole = [reward for reward in await store.rewards(ids) if not (reward.agent or reward.call_id)]
             return Ran(ended, whole, self._place)
 
@@ -145,26 +145,30 @@ class Session:
         self._working = asyncio.create_task(Runner(store, self._options).run(self._stop))
         return self._working
 
-    async def _until_done(self, store: "HttpStore", pending: list[str]) -> None:
+    async def _until_done(self, store: "HttpStore", pending: list[str]) -> dict[str, Rollout]:
+        """The rollouts that finished, by id; not all if the runner ended before."""
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
         console = Console(stderr=True)
         columns = (TextColumn("rollouts"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         running = self._begun(store)
+        done: dict[str, Rollout] = {}
         with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
             bar = progress.add_task("rollouts", total=len(pending))
             while pending and not running.done():
                 waiting = asyncio.ensure_future(store.wait(pending, timeout_s=20))
-                await asyncio.wait({waiting, running}, return_when=asyncio.FIRST_COMPLETED)
-                if not waiting.done():
+                try:
+                    await asyncio.wait({waiting, running}, return_when=asyncio.FIRST_COMPLETED)
+                    new = waiting.result() if waiting.done() else []
+                finally:
                     waiting.cancel()
-                    break
-                done: set[str] = {rollout.id for rollout in waiting.result()}
+                done |= {rollout.id: rollout for rollout in new}
                 pending = [rollout_id for rollout_id in pending if rollout_id not in done]
-                progress.advance(bar, len(done))
+                progress.advance(bar, len(new))
         self._stop.set()
         await self._ended(running)
+        return done
 
     async def _ended(self, running: asyncio.Task[None]) -> None:
         """Wait for the runner; a second signal cancels it, and it has then given back what it held."""

@@ -20,6 +20,8 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.engine import result_tuple
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql import Executable
 
 __all__ = ["add", "all_rows", "among", "in_widths", "insert_rows", "rows_with", "run"]
@@ -35,6 +37,14 @@ class _Compiled:
         self._order: list[str] | None = compiled.positiontup
         asked = {name for name, bind in compiled.binds.items() if bind.required}
         self._own: dict[str, Any] = {name: value for name, value in compiled.params.items() if name not in asked}
+        self._row: Any = None
+
+    def rows(self, connection: Connection, named: dict[str, Any]) -> list[Any]:
+        """What it selects."""
+        cursor = _sent(connection, self.text, self.values(named))
+        if self._row is None:
+            self._row = result_tuple([column[0] for column in cursor.description])
+        return [self._row(values) for values in cursor.fetchall()]
 
     def values(self, named: dict[str, Any]) -> Any:
         whole = {**self._own, **named} if self._own else named
@@ -53,6 +63,19 @@ def run(
     kept = _kept(statement, connection.dialect)
     values = kept.values(named) if isinstance(named, dict) else [kept.values(one) for one in named]
     return connection.exec_driver_sql(kept.text, values)
+
+
+def _sent(connection: Connection, text: str, values: Any, *, each: bool = False) -> Any:
+    """The driver's cursor, which ran the statement with the values, or with each of them; errors are SQLAlchemy's."""
+    if not connection.in_transaction():
+        connection.begin()
+    driver: Any = connection.dialect.loaded_dbapi
+    cursor: Any = connection.connection.cursor()
+    try:
+        (cursor.executemany if each else cursor.execute)(text, values)
+    except driver.Error as error:
+        raise DBAPIError.instance(text, values, error, driver.Error, dialect=connection.dialect) from error
+    return cursor
 
 
 @cache
@@ -84,12 +107,12 @@ def insert_rows(connection: Connection, table: Table, rows: Sequence[dict[str, A
     """Insert rows that have a value for every column."""
     if rows:
         compiled = _insert(table, connection.dialect)
-        connection.exec_driver_sql(compiled.text, [compiled.values(row) for row in rows])
+        _sent(connection, compiled.text, [compiled.values(row) for row in rows], each=True)
 
 
 def all_rows(connection: Connection, table: Table) -> Iterator[Any]:
     """The rows of a small table."""
-    yield from connection.exec_driver_sql(_whole(table, connection.dialect).text)
+    yield from _whole(table, connection.dialect).rows(connection, {})
 
 
 def among(key: Column[Any], width: int) -> ColumnElement[bool]:
@@ -115,8 +138,7 @@ def rows_with(
 ) -> Iterator[Any]:
     """The wanted columns of the rows whose `key` is among the values, and `also` (made once, by a module) holds."""
     for width, named in in_widths(values):
-        compiled = _select(wanted, key, width, also, connection.dialect)
-        yield from connection.exec_driver_sql(compiled.text, compiled.values(named))
+        yield from _select(wanted, key, width, also, connection.dialect).rows(connection, named)
 
 
 def add(connection: Connection, counter: Column[Any], key: Column[Any], changes: Sequence[tuple[Any, int]]) -> None:
@@ -124,4 +146,4 @@ def add(connection: Connection, counter: Column[Any], key: Column[Any], changes:
     if changes:
         compiled = _add(counter, key, connection.dialect)
         named = [{"key": value, "change": change} for value, change in changes]
-        connection.exec_driver_sql(compiled.text, [compiled.values(one) for one in named])
+        _sent(connection, compiled.text, [compiled.values(one) for one in named], each=True)

@@ -22,6 +22,8 @@ PATIENCE_S = 0.1  # its client allows no more
 class LightningKeeper:
     """A call is a span with the attributes that its tracer gives one; rewards are spans too."""
 
+    pause_s = 5.0  # of its trainer: AgentModeDaemon, in agentlightning/verl/daemon.py
+
     def __init__(self, store: Any, agent: aiohttp.ClientSession, policy: str) -> None:
         self._store = store
         self._agent = agent

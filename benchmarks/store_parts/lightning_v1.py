@@ -1,7 +1,7 @@
 """Agent Lightning v1's gateway under the workload, over its HTTP API; it keeps dictionaries in one process.
 
 argv: URL, shapes as JSON, rounds. It has no claim and no wait: its controller picks rollouts out of a list, and
-trainers look every so often at each rollout; here they ask, without a pause, for the page of what has ended. Its
+trainers look every second at each rollout; here they ask for the page of what has ended, one request for all. Its
 clients are httpx's; aiohttp, which is used here, is faster.
 """
 
@@ -17,6 +17,8 @@ import workload
 
 class V1Keeper:
     """A call is an event that its gateway makes of a request; recorded by itself, one with what it would keep."""
+
+    pause_s = 1.0  # `poll_interval_seconds` of its trainer, in agentlightning/verl/agl_rollout_manager.py
 
     def __init__(self, client: aiohttp.ClientSession, url: str) -> None:
         self._client = client

@@ -19,6 +19,8 @@ from leyden.types import Attempt, Call, Choice, Claim, Outcome, Request, Reward,
 class OurKeeper:
     """Each record is sent by itself, as the peers' spans are; what gathers records in batches is not used."""
 
+    pause_s = 0.0
+
     def __init__(self, store: Store) -> None:
         self._store = store
 

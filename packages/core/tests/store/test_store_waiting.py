@@ -1,9 +1,9 @@
 """Who waits for a part of the store looks again when that part changed, and sleeps through all other commits."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy import Engine, event
@@ -14,7 +14,7 @@ from leyden.types import Rollout
 
 
 class Looks:
-    """Counts the SQL statements that have `words` in them."""
+    """Counts the statements with `words` in them that SQLite runs, with their values filled in."""
 
     def __init__(self, words: str) -> None:
         self.words = words
@@ -22,28 +22,31 @@ class Looks:
         self.first = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
-    def connected(self, connection: Any, _record: Any) -> None:
-        """SQLite itself tells of each statement, whoever sends it."""
-        connection.set_trace_callback(self)
+    def trace(self, connection: sqlite3.Connection, _: object) -> None:
+        """Listen to a connection from now on."""
+        connection.set_trace_callback(self._heard)
 
-    def __call__(self, statement: str) -> None:
+    def _heard(self, statement: str) -> None:
         if self.words in " ".join(statement.split()):
             self.count += 1
             self._loop.call_soon_threadsafe(self.first.set)
 
 
 @pytest.fixture
-async def store(tmp_path: Path, looks: Looks) -> AsyncIterator[SqlStore]:
-    event.listen(Engine, "connect", looks.connected)
-    store = SqlStore.open(tmp_path / "store.sqlite")
-    yield store
-    await store.close()
-    event.remove(Engine, "connect", looks.connected)
+async def looks(request: pytest.FixtureRequest) -> AsyncIterator[Looks]:
+    counting = Looks(request.param)
+    event.listen(Engine, "connect", counting.trace)
+    yield counting
+    event.remove(Engine, "connect", counting.trace)
 
 
 @pytest.fixture
-async def looks(request: pytest.FixtureRequest) -> Looks:
-    return Looks(request.param)
+async def store(tmp_path: Path, looks: Looks) -> AsyncIterator[SqlStore]:
+    store = SqlStore.open(tmp_path / "store.sqlite")
+    looks.count = 0
+    looks.first.clear()
+    yield store
+    await store.close()
 
 
 async def bustle(store: SqlStore) -> None:
@@ -77,7 +80,7 @@ async def test_who_waits_for_calls_looks_when_one_of_the_rollout_came(store: Sql
     assert looks.count == 2
 
 
-@pytest.mark.parametrize("looks", ["SELECT rollouts.seq FROM rollouts WHERE rollouts.status = '"], indirect=True)
+@pytest.mark.parametrize("looks", ["SELECT rollouts.seq FROM rollouts WHERE rollouts.status = "], indirect=True)
 async def test_an_idle_runner_looks_when_something_was_queued(store: SqlStore, looks: Looks) -> None:
     await claimed(store, "busy")
     looks.count = 0

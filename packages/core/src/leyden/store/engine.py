@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from leyden.errors import BadConfig
 from leyden.store.migrations import migrate
 
-__all__ = ["glancing", "open_engine", "reading", "writing"]
+__all__ = ["open_engine", "reading", "writing"]
 
 _WRITER_LOCK = (
     0x6C657964656E  # "leyden"; advisory locks are of one database, so other databases of a server do not meet
@@ -113,11 +113,6 @@ def reading(engine: Engine) -> Engine:
     return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
 
-def glancing(engine: Engine) -> Engine:
-    """The same engine, of SQLite, for single statements that read: they are spared BEGIN."""
-    return engine.execution_options(leyden_glancing=True)
-
-
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # we say BEGIN ourselves
     settings = ("busy_timeout = 10000", "journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON")
@@ -128,10 +123,7 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    if _writes(connection):
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-    elif not connection.get_execution_options().get("leyden_glancing", False):
-        connection.exec_driver_sql("BEGIN")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if _writes(connection) else "BEGIN")
 
 
 def _prepare_postgres(connection: Any, _record: Any) -> None:

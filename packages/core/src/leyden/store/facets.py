@@ -49,7 +49,7 @@ def kind_of_reason(reason: str) -> str:
 
 def settle(connection: Connection, rollout_id: str) -> None:
     """Note of a rollout that ended elsewhere what it can be found by."""
-    row = run(connection, _ENDED, {"ended": rollout_id}).one()
+    (row,) = run(connection, _ENDED, {"ended": rollout_id})
     mine = {"rollout": rollout_id, "of_attempt": row.attempt}
     run(connection, _TOTAL, {"place": row.seq, **mine})
     label(connection, row.seq, mine, json.loads(row.ending or "{}").get("incomplete", ()))
@@ -61,7 +61,8 @@ def label(connection: Connection, seq: int, mine: dict[str, Any], incomplete: It
     Args:
         mine: its id as "rollout", its attempt as "of_attempt".
     """
-    found = [("agent", name[:LONGEST]) for name in agents_in(run(connection, _RECORDS, mine).scalars())]
+    stored = (row.record for row in run(connection, _RECORDS, mine))
+    found = [("agent", name[:LONGEST]) for name in agents_in(stored)]
     found += [("reason", kind_of_reason(reason)) for reason in incomplete]
     insert_rows(connection, labels, [{"kind": kind, "name": name, "seq": seq} for kind, name in sorted(set(found))])
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from leyden.errors import Conflict, LeaseLost, NotFound
 from leyden.store import facets
@@ -63,7 +63,7 @@ _WHOLE_REWARD = (
 )
 
 
-def to_rollout(row: Row[Any]) -> Rollout:
+def to_rollout(row: Any) -> Rollout:
     """The row as a Rollout."""
     state = {
         "status": row.status,
@@ -117,11 +117,11 @@ def _asked(body: str) -> Rollout:
     return Rollout.model_validate_json(body).model_copy(update={"created_at": 0.0})
 
 
-def _select(connection: Connection, ids: Sequence[str]) -> list[Row[Any]]:
-    return list(rows_with(connection, tuple(rollouts.c), rollouts.c.id, ids))
+def _select(connection: Connection, ids: Sequence[str]) -> list[Any]:
+    return rows_with(connection, tuple(rollouts.c), rollouts.c.id, ids)
 
 
-def row_of(connection: Connection, rollout_id: str) -> Row[Any]:
+def row_of(connection: Connection, rollout_id: str) -> Any:
     """The row of a rollout.
 
     Raises:
@@ -137,7 +137,7 @@ def claim(connection: Connection, runner: str, limit: int, lease_s: float) -> li
     """Take the oldest queued rollouts, each as its next attempt."""
     expire(connection)
     now = time.time()
-    ids = list(run(connection, _OLDEST, {"most": limit}).scalars())
+    ids = [row.id for row in run(connection, _OLDEST, {"most": limit})]
     if ids:
         lease = {"by": runner, "until": now + lease_s, "now": now}
         run(connection, _CLAIM, [{"claimed": rollout_id, **lease} for rollout_id in ids])
@@ -155,7 +155,7 @@ def _held(connection: Connection, runner: str, held: Sequence[tuple[str, int]]) 
     ]
 
 
-def _holds(row: Row[Any], runner: str, attempt: int) -> bool:
+def _holds(row: Any, runner: str, attempt: int) -> bool:
     return row.runner == runner and row.attempt == attempt
 
 
@@ -180,12 +180,13 @@ def release(connection: Connection, runner: str, held: Sequence[tuple[str, int]]
 def expire(connection: Connection) -> float | None:
     """Act on leases that ran out; returns when the next one will, None if there is none."""
     now = time.time()
-    for row in list(run(connection, _SILENT, {"now": now})):
+    for row in run(connection, _SILENT, {"now": now}):
         _lose(connection, row, f"its runner {row.runner} was silent for longer than the lease")
-    return run(connection, _NEXT_LEASE, {}).scalar_one()
+    ((next_lease,),) = run(connection, _NEXT_LEASE, {})
+    return next_lease
 
 
-def _lose(connection: Connection, row: Row[Any], why: str, failure: Failure | None = None) -> None:
+def _lose(connection: Connection, row: Any, why: str, failure: Failure | None = None) -> None:
     """Queue the next attempt, or end incomplete when there is none left."""
     limit = json.loads(row.body)["max_attempts"]
     lost = row.attempt - row.released
@@ -202,16 +203,17 @@ def _update(connection: Connection, rollout_id: str, values: dict[str, Any]) -> 
     connection.execute(update(rollouts).where(rollouts.c.id == rollout_id).values(**values))
 
 
-def _end(connection: Connection, row: Row[Any], status: str, ending: dict[str, Any]) -> None:
+def _end(connection: Connection, row: Any, status: str, ending: dict[str, Any]) -> Rollout:
     mine = {"rollout": row.id, "of_attempt": row.attempt}
     values = {"status": status, "finished_at": time.time(), "ending": json.dumps(ending)}
     run(connection, _END, {"ended": row.id, **mine, **values})
     facets.label(connection, row.seq, mine, ending["incomplete"])
     touch(connection, end_of(row.id))
+    return to_rollout(row._replace(lease_until=None, **values))
 
 
-def finish(connection: Connection, row: Row[Any], outcome: Outcome) -> None:
-    """End an attempt of the rollout in the row; the outcome's rewards are in the store already."""
+def finish(connection: Connection, row: Any, outcome: Outcome) -> Rollout:
+    """End an attempt of the rollout in the row, and give it as it is then; its rewards are in the store already."""
     if not _holds(row, outcome.runner, outcome.attempt):
         raise LeaseLost(
             f"attempt {outcome.attempt} of rollout {outcome.rollout_id} is not {outcome.runner}'s: "
@@ -219,21 +221,21 @@ def finish(connection: Connection, row: Row[Any], outcome: Outcome) -> None:
         )
     if row.status != "running":
         _check_repeat(row, outcome)
-        return
+        return to_rollout(row)
     ending = outcome.model_dump(mode="json", include={"result", "failure", "incomplete"})
     if outcome.status == "lost":
         message = outcome.failure.message if outcome.failure else "the runner gave no reason"
         _lose(connection, row, message, outcome.failure)
-        return
+        return to_rollout(row_of(connection, row.id))
     if row.mode != "trace":
         ending["incomplete"] += _reasons(connection, outcome)
     status = "incomplete" if ending["incomplete"] or outcome.status == "incomplete" else outcome.status
     if status == "incomplete" and not ending["incomplete"]:
         ending["incomplete"] = [outcome.failure.message if outcome.failure else "the runner gave no reason"]
-    _end(connection, row, status, ending)
+    return _end(connection, row, status, ending)
 
 
-def _check_repeat(row: Row[Any], outcome: Outcome) -> None:
+def _check_repeat(row: Any, outcome: Outcome) -> None:
     """The same outcome again is a no-op; an attempt whose lease ran out is not the runner's any more."""
     if row.status == "queued" and outcome.status != "lost":
         raise LeaseLost(f"the lease of attempt {outcome.attempt} of rollout {row.id} ran out; drop this one's result")
@@ -242,7 +244,7 @@ def _check_repeat(row: Row[Any], outcome: Outcome) -> None:
 def _reasons(connection: Connection, outcome: Outcome) -> list[str]:
     """Why a rollout that was to be trained on or measured is incomplete."""
     mine = {"rollout": outcome.rollout_id, "of_attempt": outcome.attempt}
-    rows = list(run(connection, _GAPS, mine))
+    rows = run(connection, _GAPS, mine)
     known = {row.id for row in rows}
     reasons = [
         f"call {call_id} was made but never recorded" for call_id in outcome.call_ids or () if call_id not in known
@@ -250,6 +252,6 @@ def _reasons(connection: Connection, outcome: Outcome) -> list[str]:
     reasons += [gap for row in rows for gap in json.loads(row.gaps)]
     given = [reward for reward in outcome.rewards if reward.attempt == outcome.attempt]
     whole = any(reward.agent is None and reward.call_id is None for reward in given)
-    if not outcome.incomplete and not whole and run(connection, _WHOLE_REWARD, mine).first() is None:
+    if not outcome.incomplete and not whole and not run(connection, _WHOLE_REWARD, mine):
         reasons.append("it has no reward: name a reward function, or call leyden.reward(...) in the agent")
     return reasons

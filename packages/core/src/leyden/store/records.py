@@ -120,7 +120,7 @@ def decode_rows(connection: Connection, rows: Sequence[Row[Any]]) -> list[Call]:
 
 def read_calls(connection: Connection, rollout_ids: Sequence[str]) -> list[Call]:
     """The calls of the rollouts' current attempts, by rollout as asked for, then by start."""
-    rows = list(rows_with(connection, tuple(calls.c), calls.c.rollout_id, rollout_ids, _CURRENT_CALL))
+    rows = rows_with(connection, tuple(calls.c), calls.c.rollout_id, rollout_ids, _CURRENT_CALL)
     place = {rollout_id: place for place, rollout_id in enumerate(rollout_ids)}
     rows.sort(key=lambda row: (place[row.rollout_id], row.started_at, row.id))
     return decode_rows(connection, rows)
@@ -137,7 +137,7 @@ def read_call(connection: Connection, call_id: str) -> Call:
 def add_rewards(connection: Connection, new: Sequence[Reward]) -> None:
     """Insert what is new; what is there must be the same but for its time."""
     for reward in new:
-        row = next(rows_with(connection, tuple(rewards.c), rewards.c.id, [reward.id]), None)
+        row = next(iter(rows_with(connection, tuple(rewards.c), rewards.c.id, [reward.id])), None)
         if row is not None:
             if _reward(row).model_copy(update={"created_at": reward.created_at}) != reward:
                 raise Conflict(
@@ -161,7 +161,7 @@ def insert_rewards(connection: Connection, new: Sequence[Reward]) -> None:
 def _check_open(connection: Connection, reward: Reward) -> bool:
     """An agent rewards while its attempt runs, a grader until somebody has learnt from the rollout; has it ended?"""
     wanted = (rollouts.c.attempt, rollouts.c.status)
-    row = next(rows_with(connection, wanted, rollouts.c.id, [reward.rollout_id]), None)
+    row = next(iter(rows_with(connection, wanted, rollouts.c.id, [reward.rollout_id])), None)
     if row is None:
         raise NotFound(f"reward {reward.id} names rollout {reward.rollout_id!r}, which does not exist")
     if reward.source == "agent" and (row.attempt, row.status) != (reward.attempt, "running"):
@@ -170,7 +170,7 @@ def _check_open(connection: Connection, reward: Reward) -> bool:
             f"the rollout is {row.status} in attempt {row.attempt}; an agent rewards while its attempt runs"
         )
     ended = row.status not in ("queued", "running")
-    if ended and (used := run(connection, _LEARNT, {"rollout": reward.rollout_id}).first()):
+    for used in run(connection, _LEARNT, {"rollout": reward.rollout_id}) if ended else ():
         raise Conflict(
             f"rollout {reward.rollout_id} was consumed by step {used.step} of run {used.run!r}, so reward {reward.id} "
             "comes too late; what was learnt from it would not be what the store says"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 from sqlalchemy import Connection, Engine, and_, bindparam, delete, select
 from sqlalchemy.exc import DataError, SQLAlchemyError
 
-from leyden.errors import BadInput, Conflict, NotFound, Unreachable
+from leyden.errors import BadInput, Conflict, Unreachable
 from leyden.merge import merge
 from leyden.store import blocks, lifecycle, records
 from leyden.store import runs as run_records
@@ -23,7 +23,7 @@ from leyden.store.call_rows import heads
 from leyden.store.census import Census, census, schema_revision
 from leyden.store.changes import ENDPOINTS, QUEUE, Changes, calls_of, end_of
 from leyden.store.completeness import check
-from leyden.store.engine import glancing, open_engine, reading, writing
+from leyden.store.engine import open_engine, reading, writing
 from leyden.store.episodes import Episode, add_episodes
 from leyden.store.schema import calls, credits, endpoints, labels, rewards, rollouts
 from leyden.store.settling import Settling
@@ -52,7 +52,7 @@ class SqlStore:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._reading = reading(engine)
-        self._glancing = glancing(engine) if engine.dialect.name == "sqlite" else None
+        self._in_file = engine.dialect.name == "sqlite"
         self._published = object()
         """Another object since each publication."""
         self._known_endpoints: tuple[object, list[Endpoint]] | None = None
@@ -95,11 +95,12 @@ class SqlStore:
         return await asyncio.to_thread(self._read_now, operation)
 
     async def _glance(self, operation: Callable[[Connection], T]) -> T:
-        """As `_read`, for one statement that finds a few rows by key: in SQLite sooner than a thread is woken."""
-        return await self._read(operation) if self._glancing is None else _looked(self._glancing, operation)
+        """As `_read`, for single statements of `store.statements` that find a few rows by key: in SQLite sooner than a
+        thread is woken, and without a transaction."""
+        return _looked(self._engine, operation) if self._in_file else await self._read(operation)
 
     def _read_now(self, operation: Callable[[Connection], T]) -> T:
-        return _looked(self._reading, operation)
+        return _looked(self._reading, lambda connection: _in_transaction(connection, operation))
 
     async def queue(self, rollouts: Sequence[Rollout]) -> None:
         """See `Store.queue`."""
@@ -183,13 +184,12 @@ class SqlStore:
                 topics = (calls_of(outcome.rollout_id),)
                 await self._changes.until(all_recorded, topics=topics, timeout_s=outcome.wait_s)
 
-        def end(connection: Connection) -> None:
+        def end(connection: Connection) -> Rollout:
             row = lifecycle.row_of(connection, outcome.rollout_id)
             records.add_rewards(connection, outcome.rewards)
-            lifecycle.finish(connection, row, outcome)
+            return lifecycle.finish(connection, row, outcome)
 
-        await self._write(end)
-        return await self.rollout(outcome.rollout_id)
+        return await self._write(end)
 
     async def wait(self, rollout_ids: Sequence[str], *, timeout_s: float) -> list[Rollout]:
         """See `Store.wait`."""
@@ -206,10 +206,7 @@ class SqlStore:
         """See `Store.rollout`."""
 
         def look(connection: Connection) -> Rollout:
-            rows = list(rows_with(connection, tuple(rollouts.c), rollouts.c.id, [rollout_id]))
-            if not rows:
-                raise NotFound(f"no rollout has the id {rollout_id!r}")
-            return lifecycle.to_rollout(rows[0])
+            return lifecycle.to_rollout(lifecycle.row_of(connection, rollout_id))
 
         return await self._glance(look)
 
@@ -261,10 +258,10 @@ class SqlStore:
         published, known = self._published, self._known_endpoints
         if known is not None and known[0] is published:
             return list(known[1])
-        rows = await self._glance(lambda connection: list(all_rows(connection, endpoints)))
+        rows = await self._glance(lambda connection: all_rows(connection, endpoints))
         found = [Endpoint.model_validate_json(row.body) for row in rows]
         found.sort(key=lambda endpoint: endpoint.published_at, reverse=True)
-        if self._glancing is not None:
+        if self._in_file:
             self._known_endpoints = (published, found)
         return list(found)
 
@@ -354,6 +351,11 @@ def _looked(engine: Engine, operation: Callable[[Connection], T]) -> T:
         raise Unreachable(f"the store could not read: {getattr(error, 'orig', None) or error}") from error
 
 
+def _in_transaction(connection: Connection, operation: Callable[[Connection], T]) -> T:
+    with connection.begin():
+        return operation(connection)
+
+
 def _announcements(engine: Engine, heard: "Heard") -> "Announcements | None":
     """What other servers on the database are told, and tell; a file has one server."""
     if engine.dialect.name != "postgresql":
@@ -376,7 +378,7 @@ def _in_order(call: Call) -> Call:
 
 def _anything_to_claim(connection: Connection) -> bool:
     now = {"now": time.time()}
-    return any(run(connection, query, now).first() is not None for query in (_QUEUED, _SILENT))
+    return any(run(connection, query, now) for query in (_QUEUED, _SILENT))
 
 
 def _terminal(connection: Connection, rollout_id: str) -> set[str]:

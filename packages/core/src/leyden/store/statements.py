@@ -1,26 +1,16 @@
 """Statements that run for every model call or rollout: compiled once, then given to the driver as they are.
 
 SQLAlchemy's own execution builds each statement and processes each value of each row in Python, which costs more than
-the database's work. Values must be what the driver takes: text, numbers, bytes, None.
+the database's work. Values must be what the driver takes: text, numbers, bytes, None. Nothing begins a transaction.
 """
 
-from collections.abc import Iterator, Sequence
+import sqlite3
+from collections import namedtuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import (
-    Column,
-    ColumnElement,
-    Connection,
-    CursorResult,
-    Dialect,
-    Table,
-    bindparam,
-    insert,
-    select,
-    update,
-)
-from sqlalchemy.engine import result_tuple
+from sqlalchemy import Column, ColumnElement, Connection, Dialect, Table, bindparam, insert, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql import Executable
 
@@ -30,6 +20,8 @@ _WIDTHS = (1, 8, 64, 512)  # of an IN list: few, so that each is compiled once; 
 
 
 class _Compiled:
+    """A statement as the driver's text, and what makes named tuples of its rows once it gave some."""
+
     def __init__(self, statement: Executable, dialect: Dialect) -> None:
         element: Any = statement  # its `compile` has no types
         compiled = element.compile(dialect=dialect)
@@ -37,18 +29,37 @@ class _Compiled:
         self._order: list[str] | None = compiled.positiontup
         asked = {name for name, bind in compiled.binds.items() if bind.required}
         self._own: dict[str, Any] = {name: value for name, value in compiled.params.items() if name not in asked}
-        self._row: Any = None
-
-    def rows(self, connection: Connection, named: dict[str, Any]) -> list[Any]:
-        """What it selects."""
-        cursor = _sent(connection, self.text, self.values(named))
-        if self._row is None:
-            self._row = result_tuple([column[0] for column in cursor.description])
-        return [self._row(values) for values in cursor.fetchall()]
+        self._make: Callable[[Iterable[Any]], Any] | None = None
 
     def values(self, named: dict[str, Any]) -> Any:
         whole = {**self._own, **named} if self._own else named
         return whole if self._order is None else tuple([whole[name] for name in self._order])
+
+    def rows(self, connection: Connection, values: Any) -> list[Any]:
+        """Run it with values, or with each of a list of them; the rows that it gives."""
+        if connection.dialect.name == "sqlite":
+            return self._rows_of_sqlite(connection, values)
+        result = connection.exec_driver_sql(self.text, values)
+        return self._named(result.keys(), result) if result.returns_rows else []
+
+    def _rows_of_sqlite(self, connection: Connection, values: Any) -> list[Any]:
+        # Past SQLAlchemy, whose result costs more than what SQLite does to find a row by its key.
+        driver: Any = connection.connection.dbapi_connection
+        try:
+            if isinstance(values, list):
+                driver.executemany(self.text, values)
+                return []
+            cursor = driver.execute(self.text, values)
+            described = cursor.description
+            return [] if described is None else self._named((column[0] for column in described), cursor)
+        except sqlite3.Error as error:
+            told: Any = DBAPIError.instance(self.text, None, error, sqlite3.Error, dialect=connection.dialect)
+            raise told from error
+
+    def _named(self, names: Iterable[str], rows: Iterable[Any]) -> list[Any]:
+        if self._make is None:
+            self._make = namedtuple("_Row", list(names))._make  # pyright: ignore[reportUntypedNamedTuple]
+        return list(map(self._make, rows))
 
 
 @cache
@@ -56,26 +67,11 @@ def _kept(statement: Executable, dialect: Dialect) -> _Compiled:
     return _Compiled(statement, dialect)
 
 
-def run(
-    connection: Connection, statement: Executable, named: dict[str, Any] | Sequence[dict[str, Any]]
-) -> CursorResult[Any]:
-    """Run a statement that a module made once (it is kept), with values for its `bindparam`s, or for each of many."""
+def run(connection: Connection, statement: Executable, named: dict[str, Any] | Sequence[dict[str, Any]]) -> list[Any]:
+    """Run a statement that a module made once (it is kept), with values for its `bindparam`s, or for each of many;
+    the rows that it gives."""
     kept = _kept(statement, connection.dialect)
-    values = kept.values(named) if isinstance(named, dict) else [kept.values(one) for one in named]
-    return connection.exec_driver_sql(kept.text, values)
-
-
-def _sent(connection: Connection, text: str, values: Any, *, each: bool = False) -> Any:
-    """The driver's cursor, which ran the statement with the values, or with each of them; errors are SQLAlchemy's."""
-    if not connection.in_transaction():
-        connection.begin()
-    driver: Any = connection.dialect.loaded_dbapi
-    cursor: Any = connection.connection.cursor()
-    try:
-        (cursor.executemany if each else cursor.execute)(text, values)
-    except driver.Error as error:
-        raise DBAPIError.instance(text, values, error, driver.Error, dialect=connection.dialect) from error
-    return cursor
+    return kept.rows(connection, kept.values(named) if isinstance(named, dict) else [kept.values(one) for one in named])
 
 
 @cache
@@ -107,12 +103,13 @@ def insert_rows(connection: Connection, table: Table, rows: Sequence[dict[str, A
     """Insert rows that have a value for every column."""
     if rows:
         compiled = _insert(table, connection.dialect)
-        _sent(connection, compiled.text, [compiled.values(row) for row in rows], each=True)
+        compiled.rows(connection, [compiled.values(row) for row in rows])
 
 
-def all_rows(connection: Connection, table: Table) -> Iterator[Any]:
+def all_rows(connection: Connection, table: Table) -> list[Any]:
     """The rows of a small table."""
-    yield from _whole(table, connection.dialect).rows(connection, {})
+    compiled = _whole(table, connection.dialect)
+    return compiled.rows(connection, compiled.values({}))
 
 
 def among(key: Column[Any], width: int) -> ColumnElement[bool]:
@@ -135,10 +132,13 @@ def rows_with(
     key: Column[Any],
     values: Sequence[Any],
     also: ColumnElement[bool] | None = None,
-) -> Iterator[Any]:
+) -> list[Any]:
     """The wanted columns of the rows whose `key` is among the values, and `also` (made once, by a module) holds."""
+    found: list[Any] = []
     for width, named in in_widths(values):
-        yield from _select(wanted, key, width, also, connection.dialect).rows(connection, named)
+        compiled = _select(wanted, key, width, also, connection.dialect)
+        found += compiled.rows(connection, compiled.values(named))
+    return found
 
 
 def add(connection: Connection, counter: Column[Any], key: Column[Any], changes: Sequence[tuple[Any, int]]) -> None:
@@ -146,4 +146,4 @@ def add(connection: Connection, counter: Column[Any], key: Column[Any], changes:
     if changes:
         compiled = _add(counter, key, connection.dialect)
         named = [{"key": value, "change": change} for value, change in changes]
-        _sent(connection, compiled.text, [compiled.values(one) for one in named], each=True)
+        compiled.rows(connection, [compiled.values(one) for one in named])

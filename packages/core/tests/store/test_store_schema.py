@@ -86,6 +86,9 @@ async def test_stores_that_are_opened_at_once_on_a_new_database_make_its_tables_
 def test_another_kind_of_database_is_refused_with_what_can_be_given() -> None:
     with pytest.raises(BadConfig, match="in mysql; give a database file, or postgresql://"):
         SqlStore.open("mysql://somebody@127.0.0.1/leyden")
+    for nowhere in ("sqlite://", "sqlite:///:memory:"):
+        with pytest.raises(BadConfig, match="cannot keep a store in memory"):
+            SqlStore.open(nowhere)
 
 
 def test_a_database_server_that_is_not_there_is_one_error_without_the_password() -> None:

@@ -21,6 +21,7 @@ from leyden.keys import Keys, new_operator_key
 from leyden.server.app import create_app
 from leyden.server.listening import is_loopback, listen, url_of
 from leyden.server.options import DEFAULTS, ServerOptions
+from leyden.server.sole import sole_server
 from leyden.server.tls import Tls
 from leyden.store import SqlStore
 from leyden.store.redacting import open_store
@@ -101,8 +102,8 @@ def serve(
     `leyden: dashboard on LINK`.
 
     Raises:
-        BadConfig: the port is in use, the store or a TLS file cannot be opened, there is no operator's key, or the host
-            is not loopback and nobody chose a key.
+        BadConfig: the port is in use, another server has the database file, the store or a TLS file cannot be opened,
+            there is no operator's key, or the host is not loopback and nobody chose a key.
     """
     if not is_loopback(host) and not key and key_file is None:
         raise BadConfig(
@@ -110,9 +111,9 @@ def serve(
             "writes it), or set LEYDEN_KEY to a long random one"
         )
     keys = Keys(key or (operator_key(store, key) if key_file is None else None), file=key_file)
-    with listen(host, port) as listener:
-        if "://" not in store:
-            Path(store).absolute().parent.mkdir(parents=True, exist_ok=True)
+    if "://" not in store:
+        Path(store).absolute().parent.mkdir(parents=True, exist_ok=True)
+    with listen(host, port) as listener, sole_server(store):
         _let_agents_finish()
         opened = open_store(store, options.redact)
         # What is loaded now stays: the collector need not look at it again each time that many answers were parsed.
@@ -153,6 +154,7 @@ class BackgroundServer:
 
     def __init__(self, store: str | Path, options: ServerOptions = DEFAULTS) -> None:
         self.key = new_operator_key()
+        self._sole = sole_server(store)
         self._store = open_store(store, options.redact)
         self._listener = listen("127.0.0.1", 0)
         self.url = url_of(self._listener)
@@ -174,3 +176,4 @@ class BackgroundServer:
         self._server.should_exit = True
         self._thread.join()
         self._listener.close()
+        self._sole.close()

@@ -68,8 +68,10 @@ def _named(url: URL) -> URL:
     kind = url.get_backend_name()
     if kind in ("postgresql", "postgres"):
         return url.set(drivername="postgresql+psycopg")
-    if kind == "sqlite":
+    if kind == "sqlite" and url.database not in (None, "", ":memory:"):
         return url
+    if kind == "sqlite":
+        raise BadConfig(f"cannot keep a store in memory, as {url!r} asks for; give a database file")
     raise BadConfig(f"cannot keep a store in {kind}; give a database file, or postgresql://USER@HOST/DATABASE")
 
 
@@ -79,7 +81,8 @@ def _sqlite(file: Path) -> URL:
 
 def _engine(url: URL) -> Engine:
     if url.get_backend_name() == "sqlite":
-        engine = create_engine(url)
+        # Whoever is next takes the connection that was used last: what the others have in memory is stale.
+        engine = create_engine(url, pool_use_lifo=True)
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine

@@ -24,9 +24,7 @@ MOST_ERRORS = 2.0
 """Curves whose mean rewards are so many standard errors apart, or fewer, differ by noise."""
 
 
-def run(
-    seed: int, flags: Sequence[str], *, config: Path = EXAMPLE / "train.toml", python: str = sys.executable
-) -> Path:
+def run(seed: int, flags: Sequence[str], *, config: Path = CONFIG, python: str = sys.executable) -> Path:
     """One training run; returns its folder, which is new."""
     runs = EXAMPLE / "runs"
     before = set(runs.glob("*/summary.json"))
@@ -88,9 +86,8 @@ def print_curves(seed: int, local: Path, verl: Path) -> bool:
     """Reward and held-out success by step, and how far apart the rewards are on the whole."""
     rewards = curve_of(local, "reward"), curve_of(verl, "reward")
     heldout = curve_of(local, "heldout"), curve_of(verl, "heldout")
-    print(
-        f"\n| seed {seed}, step | reward, local | reward, verl | held-out, local | held-out, verl |\n|---|---|---|---|---|"
-    )
+    print(f"\n| seed {seed}, step | reward, local | reward, verl | held-out, local | held-out, verl |")
+    print("|---|---|---|---|---|")
     for step in sorted({step for curve in (*rewards, *heldout) for step in curve}):
         cells = (f"{curve[step]:.3f}" if step in curve else "" for curve in (*rewards, *heldout))
         print(f"| {step} | {' | '.join(cells)} |")

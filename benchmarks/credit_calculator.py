@@ -82,11 +82,18 @@ def main() -> int:
             found.append(m)
             row = f"| {seed} | {method} | {m.before:.3f} | {m.after:.3f} | {statistics.mean(m.rewards):.3f}"
             print(f"{row} | {m.needed or f'more than {len(m.rewards) * ROLLOUTS}'} | {m.minutes:.1f} |", flush=True)
-    told = [f"{method} {against(found, measured['broadcast'])}" for method, found in measured.items()]
-    print(
-        f"mean rollouts until {GOAL} (of broadcast's), {len(arguments.seeds)} seeds: {', '.join(told)}; none required"
-    )
+    for method, found in measured.items():
+        after, training = mean_error([m.after for m in found]), mean_error([statistics.mean(m.rewards) for m in found])
+        needed = against(found, measured["broadcast"])
+        print(f"{method}: held-out {after}, training {training}, rollouts until {GOAL} (of broadcast's): {needed}")
+    print(f"{len(arguments.seeds)} seeds, {arguments.steps} steps; nothing is required")
     return 0
+
+
+def mean_error(values: list[float]) -> str:
+    """Mean and standard error, as they are printed."""
+    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+    return f"{statistics.mean(values):.3f} ± {error:.3f}"
 
 
 def against(found: list[Measured], broadcast: list[Measured]) -> str:

@@ -33,6 +33,7 @@ class Recomputed:
     trained: dict[str, tuple[str, float]]
     """(method, advantage) by call id; empty if it was not trained on."""
     methods: dict[str, dict[str, Advantage]]
+    """By method and call id; a call that a user's function leaves out is not in it."""
 
     @property
     def table(self) -> "pd.DataFrame":
@@ -41,7 +42,7 @@ class Recomputed:
 
         rows = [
             {"id": call.id, "agent": call.agent, "trained": self.trained.get(call.id, (None, None))[1]}
-            | {name: of[call.id].value for name, of in self.methods.items()}
+            | {name: of[call.id].value if call.id in of else None for name, of in self.methods.items()}
             for call in self.rollout.calls
         ]
         return pd.DataFrame(rows).set_index("id")
@@ -119,6 +120,7 @@ def _plain(found: Recomputed) -> dict[str, object]:
                 "credit": {
                     name: {"advantage": of[call.id].value, "reason": of[call.id].reason}
                     for name, of in found.methods.items()
+                    if call.id in of
                 },
             }
             for call in found.rollout.calls
@@ -138,9 +140,9 @@ def _print(found: Recomputed) -> None:
     for number, call in enumerate(found.rollout.calls, 1):
         trained = found.trained.get(call.id)
         was = f"{trained[1]:+.3f} {trained[0]}" if trained else "-"
-        numbers = [f"{of[call.id].value:+.3f}" for of in found.methods.values()]
+        numbers = [f"{of[call.id].value:+.3f}" if call.id in of else "-" for of in found.methods.values()]
         table.add_row(str(number), escape(call.agent or "unstructured"), was, *numbers)
-        reasons += [f"{number} {name}: {of[call.id].reason}" for name, of in found.methods.items()]
+        reasons += [f"{number} {name}: {of[call.id].reason}" for name, of in found.methods.items() if call.id in of]
     console = Console(soft_wrap=True)
     console.print(
         f"[bold]{escape(found.rollout.id)}[/]  reward {found.rollout.reward:.3g}  group of {found.group_size}"

@@ -65,6 +65,29 @@ def test_a_function_of_the_users_own_is_a_method(tmp_path: Path, monkeypatch: py
     assert values("my_credit:last_only") == {"a2": 1.0, "b1": 0.0, "c3": 0.5}
 
 
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ("None", r"returned None; expected \{call id: Advantage\}"),
+        ("{'a1': 1.0}", r"gave the call 'a1' 1\.0; expected an Advantage"),
+        ("{'d1': Advantage(1.0, '')}", "gave the call 'd1' an advantage, but it is none of the 6 calls of its group"),
+        ("{'a1': Advantage(float('nan'), '')}", "gave the call 'a1' an advantage that is not finite: nan"),
+        (
+            "{'a1': Advantage(0.0, '', tokens=(1.0, float('inf')))}",
+            "gave the call 'a1' an advantage that is not finite",
+        ),
+        ("{'a1': Advantage(1.0, '', tokens=(1.0, 1.0))}", "gave the call 'a1' 2 advantages, expected one .*: 1"),
+    ],
+)
+def test_what_a_users_function_gives_is_refused_if_it_cannot_be_trained_on(
+    tmp_path: Path, returned: str, message: str
+) -> None:
+    file = tmp_path / "wrong.py"
+    file.write_text(f"from leyden_trainer.credit import Advantage\ndef f(group):\n    return {returned}\n")
+    with pytest.raises(BadInput, match=f"the credit function .*wrong.py:f {message}"):
+        values(f"{file}:f")
+
+
 def test_a_stored_rollout_is_seen_with_its_rewards_and_answered_calls() -> None:
     choice = Choice(message={"role": "assistant", "content": "yes"}, token_ids=(5, 6, 7))
     answered = Attempt(number=0, status="ok", started_at=0, latency_ms=0, choices=(choice,))

@@ -82,6 +82,18 @@ def test_the_table_names_calls_methods_and_reasons(store: Path) -> None:
     assert "calls of checker in the same observation" in done.stdout
 
 
+def test_a_users_function_may_leave_calls_out(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from leyden_trainer.credit import Advantage\n"
+        "def writers(group):\n"
+        "    return {c.id: Advantage(0.5, 'mine') for r in group for c in r.calls if c.agent == 'writer'}\n"
+    )
+    lines = credit(store, "a", "--method", f"{tmp_path}/mine.py:writers").stdout.splitlines()
+    assert [line.split()[-1] for line in lines if line.startswith((" 1  writer", " 2  checker"))] == ["+0.500", "-"]
+    found = json.loads(credit(store, "a", "--method", f"{tmp_path}/mine.py:writers", "--json").stdout)
+    assert [len(call["credit"]) for call in found["calls"]] == [1, 0]
+
+
 def test_what_cannot_be_credited_is_refused_with_the_reason(store: Path) -> None:
     assert "needs a critic's values" in credit(store, "a", "--method", "hae").stderr
     assert "credit.method = 'magic' is unknown" in credit(store, "a", "--method", "magic").stderr

@@ -157,6 +157,7 @@ async def test_handoffs_unstructured_calls_failed_attempts_rewards_and_credit_ar
     assert any(line.startswith("attempt 0 error: ") and "scripted fault" in line for line in lines)
     assert "2 attempts" in shown
     assert "reward 0.5 (style)" in lines
+    assert lines[0] == "a  train  succeeded  attempt 1  reward 1  return 1.5"
     assert "credit +0.250 (grpo, step 3): above" in lines
     narrow = await asyncio.to_thread(show, tmp_path, columns=48)
     assert max(map(len, narrow.splitlines())) <= 48

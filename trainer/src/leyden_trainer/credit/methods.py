@@ -1,12 +1,13 @@
 """Credit methods by name. Adding one is a function, its options, and a line in `METHODS`."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import JsonValue, ValidationError
 
-from leyden.errors import BadConfig
+from leyden.errors import BadConfig, BadInput
 from leyden.runner.reference import load_function
 from leyden_trainer.credit import options as o
 from leyden_trainer.credit.anchor_td import anchor_td
@@ -148,7 +149,34 @@ def credit_method(
     if ":" not in name:
         raise BadConfig(f"credit.method = {name!r} is unknown; choose {', '.join(METHODS)}, or give module:function")
     function = load_function(name)
-    return CreditMethod(name, _each(lambda group: function(group, **(options or {}))), tuple(agents))
+    return CreditMethod(
+        name, _each(lambda group: _checked(name, function(group, **(options or {})), group)), tuple(agents)
+    )
+
+
+def _checked(name: str, found: Any, group: Group) -> Advantages:
+    """What a user's own function gave; calls that it leaves out are not trained.
+
+    Raises:
+        BadInput: it cannot be trained on.
+    """
+    if not isinstance(found, Mapping):
+        raise BadInput(f"the credit function {name} returned {found!r:.80}; expected {{call id: Advantage}}")
+    calls = {call.id: call for rollout in group for call in rollout.calls}
+    checked: Advantages = {}
+    for call_id, advantage in found.items():  # pyright: ignore[reportUnknownVariableType]
+        where = f"the credit function {name} gave the call {call_id!r}"
+        if call_id not in calls:
+            raise BadInput(f"{where} an advantage, but it is none of the {len(calls)} calls of its group; use call.id")
+        if not isinstance(advantage, Advantage):
+            raise BadInput(f"{where} {advantage!r:.80}; expected an Advantage(value, reason)")
+        if not all(math.isfinite(value) for value in (advantage.value, *(advantage.tokens or ()))):
+            raise BadInput(f"{where} an advantage that is not finite: {advantage.value}; expected a finite number")
+        expected = calls[call_id].num_tokens
+        if advantage.tokens is not None and len(advantage.tokens) != expected:
+            raise BadInput(f"{where} {len(advantage.tokens)} advantages, expected one per sampled token: {expected}")
+        checked[call_id] = advantage
+    return checked
 
 
 def _parameters(name: str, kind: type[o.Options], given: Mapping[str, JsonValue]) -> o.Options:

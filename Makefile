@@ -73,12 +73,13 @@ faults: $(INSTALLED)
 fuzz: $(INSTALLED)
 	LEYDEN_FUZZ_EXAMPLES=$(or $(EXAMPLES),100) $(BIN)/python -m pytest -s packages/core/tests/fuzz $(ARGS)
 
-# Known holes in what is pinned. It asks an advisory service; --strict, so that what could not be asked is no success.
+# Known holes in what is pinned. `check` looks too, and goes on where the advisory service cannot be asked.
 audit: $(INSTALLED)
-	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict $(ARGS)
+	$(BIN)/python scripts/audit.py --required
 
 check: $(INSTALLED)
 	git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook --baseline .secrets.baseline
+	$(BIN)/python scripts/audit.py
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright

@@ -14,10 +14,12 @@ __all__ = ["BLOCKED_STATUS", "watch_loop"]
 
 BLOCKED_STATUS = 70
 _BEAT_S = 0.2
+_SLACK_S = 2.0
+"""For how long a busy machine may keep a loop from running that nothing blocks."""
 
 
 def watch_loop(limit_s: Callable[[], float | None]) -> None:
-    """Watch the running loop: when it stands still for longer than `limit_s()` (None: no run is under way), exit."""
+    """Watch the running loop: when it stands still for 2 s longer than `limit_s()` (None: no run is under way), exit."""
     loop = asyncio.get_running_loop()
     last = [time.monotonic()]
 
@@ -29,7 +31,7 @@ def watch_loop(limit_s: Callable[[], float | None]) -> None:
         while True:
             time.sleep(_BEAT_S)
             limit = limit_s()
-            if limit is not None and time.monotonic() - last[0] > limit + _BEAT_S:
+            if limit is not None and time.monotonic() - last[0] > limit + _SLACK_S:
                 print("leyden: an async agent blocks the event loop; its worker ends", file=sys.stderr, flush=True)
                 os._exit(BLOCKED_STATUS)
 

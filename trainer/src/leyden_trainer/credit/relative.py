@@ -67,7 +67,7 @@ def floored(std: float) -> float:
 
 
 def dr_mas(group: Group) -> dict[str, Advantage]:
-    """Dr. MAS: each agent's calls are normalised among themselves, over all its calls in the task's group."""
+    """Dr. MAS (arXiv:2602.08847): each agent's calls are normalised among themselves, over all in the task's group."""
     returns = {call.id: total(rollout) for rollout in group for call in rollout.calls}
     return _among_agents(group, returns)
 

@@ -19,7 +19,7 @@ _SLACK_S = 2.0
 
 
 def watch_loop(limit_s: Callable[[], float | None]) -> None:
-    """Watch the running loop: when it stands still for 2 s longer than `limit_s()` (None: no run is under way), exit."""
+    """Watch the running loop: exit when it stands still for 2 s more than `limit_s()` (None: no run is under way)."""
     loop = asyncio.get_running_loop()
     last = [time.monotonic()]
 

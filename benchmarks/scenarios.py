@@ -114,14 +114,14 @@ def main() -> int:
     """Print a line a run and the verdict; 1 if a run missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scenario", nargs="+", default=[s for s in REQUIRED_GAIN if (EXAMPLES / s).is_dir()])
-    parser.add_argument("--seeds", type=int, default=3, help="so many, from 0")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments, flags = parser.parse_known_args()
     measured: list[Measured] = []
     for scenario in arguments.scenario:
         for script in ("make_tasks.py", "make_demos.py"):
             if (EXAMPLES / scenario / script).exists():
                 subprocess.run([sys.executable, str(EXAMPLES / scenario / script)], check=True)
-        measured += [run(scenario, seed, flags) for seed in range(arguments.seeds)]
+        measured += [run(scenario, seed, flags) for seed in arguments.seeds]
     print("| scenario | seed | tasks | base | after warm start | after RL | gain by RL | p | minutes | CPU minutes |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for m in measured:

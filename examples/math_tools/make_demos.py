@@ -1,14 +1,13 @@
 """Writes demos.jsonl, the warm start: the solver at work on the first training problems, with a bad habit.
 
-The habit: in `--habit` of them its signs are drawn by lot, whatever the problem asks for. So the form is learnt, one
-sum after the other, and it is left to RL to find out which sum pays.
+The habit: in `--habit` of them it does the first sum only, and answers with what came back. So the form is learnt, and
+it is left to RL to find out that a problem of two steps pays for the second.
 """
 
 import argparse
 import asyncio
 import json
 import random
-from collections.abc import Iterable
 from pathlib import Path
 
 from autogen_core.tools import FunctionTool
@@ -29,32 +28,27 @@ def called(number: int, expression: str) -> list[dict]:
     ]
 
 
-def demonstration(task: dict, signs: Iterable[str]) -> dict:
-    """A whole conversation, with a call for each sign."""
+def demonstration(task: dict, *, stops: bool) -> dict:
+    """A whole conversation: a call for each sign of the problem's kind, such as a*b-c, or for the first."""
     messages = [{"role": "system", "content": SOLVER}, {"role": "user", "content": task["question"]}]
     value, *others = map(str, task["numbers"])
-    for number, (sign, other) in enumerate(zip(signs, others, strict=False)):
+    signs = task["kind"][1::2]
+    for number, (sign, other) in enumerate(zip(signs[: 1 if stops else None], others, strict=False)):
         messages += called(number, f"{value}{sign}{other}")
         value = messages[-1]["content"]
     return {"messages": [*messages, {"role": "assistant", "content": f"ANSWER({value})"}], "tools": [TOOL]}
 
 
-def chosen(task: dict, habit: float, rng: random.Random) -> list[str]:
-    """A sign for each of the problem's kind, such as a*b-c: those, or others."""
-    signs = task["kind"][1::2]
-    return rng.choices("+-*", k=len(signs)) if rng.random() < habit else list(signs)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent)
-    parser.add_argument("--count", type=int, default=128)
+    parser.add_argument("--count", type=int, default=160)
     parser.add_argument("--habit", type=float, default=0.6)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)
     tasks = [json.loads(line) for line in (arguments.folder / "train.jsonl").read_text().splitlines()]
-    demos = [demonstration(task, chosen(task, arguments.habit, rng)) for task in tasks[: arguments.count]]
+    demos = [demonstration(task, stops=rng.random() < arguments.habit) for task in tasks[: arguments.count]]
     (arguments.folder / "demos.jsonl").write_text("".join(json.dumps(demo) + "\n" for demo in demos))
 
 

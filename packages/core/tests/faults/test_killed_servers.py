@@ -113,12 +113,12 @@ async def ask_for_work(store: HttpStore, ledger: Ledger, enough: asyncio.Event) 
 
     while left or not enough.is_set():
         if not enough.is_set() and len(left) < UNFINISHED:
-            new = [f"r{number}" for number in range(len(ledger.queued), len(ledger.queued) + UNFINISHED)]
-            await again(
-                lambda new=new: store.queue([Rollout(id=name, mode="train", max_attempts=1000) for name in new])
-            )
-            ledger.queued += new
-            left |= set(new)
+            names = [f"r{number}" for number in range(len(ledger.queued), len(ledger.queued) + UNFINISHED)]
+            # Made once: with groups of their own they would be others when they are asked for again.
+            new = [Rollout(id=name, mode="train", max_attempts=1000) for name in names]
+            await again(lambda new=new: store.queue(new))
+            ledger.queued += names
+            left |= set(names)
         left -= {rollout.id for rollout in await again(wait)}
 
 

@@ -149,7 +149,8 @@ def _verl_config(config: TrainConfig, folder: Path, model: Path, on_cpu: bool) -
 
 @contextlib.asynccontextmanager
 async def started_ray(config: TrainConfig, settings: Any) -> AsyncGenerator[None]:
-    """Joined, or started on loopback; on a CPU with one logical GPU for each worker that verl places."""
+    """Joined if it is named, else started on loopback, also where another one runs already; on a CPU with one logical
+    GPU for each worker that verl places."""
     from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
 
     environment = get_ppo_ray_runtime_env(settings)
@@ -165,7 +166,7 @@ async def started_ray(config: TrainConfig, settings: Any) -> AsyncGenerator[None
 
 
 def _own(settings: Any) -> dict[str, Any]:
-    given: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": LOOPBACK}
+    given: dict[str, Any] = {"address": "local", "include_dashboard": False, "_node_ip_address": LOOPBACK}
     if settings.trainer.device == "cpu":
         workers = settings.trainer.n_gpus_per_node
         given |= {"num_cpus": 16, "num_gpus": workers, "object_store_memory": 500_000_000}

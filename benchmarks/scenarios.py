@@ -42,6 +42,16 @@ class Measured:
         return self.after - self.before
 
     @property
+    def row(self) -> str:
+        """Of the table."""
+        base = "" if self.base is None else f"{self.base:.3f}"
+        scores = f"{base} | {self.before:.3f} | {self.after:.3f} | {self.gain:+.3f} | {self.p:.2g}"
+        return (
+            f"| {self.scenario} | {self.seed} | {self.num_tasks} | {scores} | {self.minutes:.1f} | "
+            f"{self.cpu_minutes:.1f} |"
+        )
+
+    @property
     def met(self) -> bool:
         return self.gain >= REQUIRED_GAIN[self.scenario] and self.p < MOST_P and self.minutes <= MOST_MINUTES
 
@@ -121,13 +131,12 @@ def main() -> int:
         for script in ("make_tasks.py", "make_demos.py"):
             if (EXAMPLES / scenario / script).exists():
                 subprocess.run([sys.executable, str(EXAMPLES / scenario / script)], check=True)
-        measured += [run(scenario, seed, flags) for seed in arguments.seeds]
+        for seed in arguments.seeds:
+            measured.append(run(scenario, seed, flags))
+            print(measured[-1].row, flush=True)  # also at once: if stopped, it has told what it knew
     print("| scenario | seed | tasks | base | after warm start | after RL | gain by RL | p | minutes | CPU minutes |")
     print("|---|---|---|---|---|---|---|---|---|---|")
-    for m in measured:
-        base = "" if m.base is None else f"{m.base:.3f}"
-        row = f"| {m.scenario} | {m.seed} | {m.num_tasks} | {base} | {m.before:.3f} | {m.after:.3f} | {m.gain:+.3f}"
-        print(f"{row} | {m.p:.2g} | {m.minutes:.1f} | {m.cpu_minutes:.1f} |")
+    print("\n".join(m.row for m in measured))
     worst = min(measured, key=lambda m: m.gain - REQUIRED_GAIN[m.scenario])
     verdict = "met" if all(m.met for m in measured) else "missed"
     print(

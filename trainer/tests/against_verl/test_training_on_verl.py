@@ -162,8 +162,21 @@ def test_a_run_on_verl_learns_and_goes_on_after_it_was_killed(folder: Path) -> N
     assert versions_are_those_of_the_steps(folder)
 
 
-def test_a_rollout_stays_on_one_of_two_vllm_servers_and_both_get_the_new_weights(folder: Path) -> None:
-    """Two data-parallel workers, each with a server of its own; the trainer agrees with both on each token."""
+@pytest.fixture
+def another_ray() -> Iterator[None]:
+    """A cluster that somebody else started on this machine, as `ray start --head` does."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    yield
+    cluster.shutdown()
+
+
+def test_a_rollout_stays_on_one_of_two_vllm_servers_and_both_get_the_new_weights(
+    folder: Path, another_ray: None
+) -> None:
+    """Two data-parallel workers, each with a server of its own; the trainer agrees with both on each token.
+
+    It runs on a Ray of its own, whatever else there is.
+    """
     small = ("--trainer.steps=2", "--trainer.tasks_per_step=4", "--trainer.rollouts_per_task=4", "--name=two")
     finished(
         training(folder, *small, "--trainer.verl.trainer.n_gpus_per_node=2", "--trainer.verl.trainer.save_freq=-1")

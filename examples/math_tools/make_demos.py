@@ -1,7 +1,7 @@
 """Writes demos.jsonl, the warm start: the solver at work on the first training problems, with a bad habit.
 
-The habit: in `--habit` of them it adds, whatever the problem asks for. So the form is learnt, one sum after the other,
-and it is left to RL to find out which sum pays.
+The habit: in `--habit` of them it guesses, as if it had worked the problem out in its head, and leaves the calculator
+alone. So the form of a call is learnt, and it is left to RL to find out that calling pays.
 """
 
 import argparse
@@ -28,27 +28,37 @@ def called(number: int, expression: str) -> list[dict]:
     ]
 
 
-def demonstration(task: dict, *, adds: bool) -> dict:
-    """A whole conversation: a call for each sign of the problem's kind, such as a*b-c."""
+def demonstration(task: dict, guess: int | None) -> dict:
+    """A whole conversation: a call for each sign of the problem's kind, such as a*b-c; none for a guess."""
     messages = [{"role": "system", "content": SOLVER}, {"role": "user", "content": task["question"]}]
     value, *others = map(str, task["numbers"])
+    if guess is not None:
+        value, others = str(guess), []
     signs = task["kind"][1::2]
     for number, (sign, other) in enumerate(zip(signs, others, strict=False)):
-        messages += called(number, f"{value}{'+' if adds else sign}{other}")
+        messages += called(number, f"{value}{sign}{other}")
         value = messages[-1]["content"]
     return {"messages": [*messages, {"role": "assistant", "content": f"ANSWER({value})"}], "tools": [TOOL]}
+
+
+def guessed(task: dict, rng: random.Random) -> int:
+    """One digit off."""
+    return int(task["answer"]) + rng.choice([-10, -1, 1, 10])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent)
-    parser.add_argument("--count", type=int, default=128)
-    parser.add_argument("--habit", type=float, default=0.6)
+    parser.add_argument("--count", type=int, default=448)
+    parser.add_argument("--habit", type=float, default=0.65)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)
     tasks = [json.loads(line) for line in (arguments.folder / "train.jsonl").read_text().splitlines()]
-    demos = [demonstration(task, adds=rng.random() < arguments.habit) for task in tasks[: arguments.count]]
+    demos = [
+        demonstration(task, guessed(task, rng) if rng.random() < arguments.habit else None)
+        for task in tasks[: arguments.count]
+    ]
     (arguments.folder / "demos.jsonl").write_text("".join(json.dumps(demo) + "\n" for demo in demos))
 
 

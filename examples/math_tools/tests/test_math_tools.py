@@ -62,18 +62,19 @@ def test_answers_are_right_and_the_same_seed_gives_the_same_tasks(monkeypatch: p
     assert shop["answer"] == str(boxes * pens - sold)
 
 
-def test_demonstrations_reach_the_answer_or_add_whatever_was_asked(folder: Path) -> None:
+def test_demonstrations_work_the_problem_out_or_guess_without_a_call(folder: Path) -> None:
     subprocess.run([sys.executable, "make_tasks.py", "--train", "60"], cwd=folder, check=True)
     subprocess.run([sys.executable, "make_demos.py"], cwd=folder, check=True)
     tasks, demos = lines(folder / "train.jsonl"), lines(folder / "demos.jsonl")
     right = 0
     for task, demo in zip(tasks, demos, strict=True):
-        numbers = task["numbers"][: len(task["kind"]) // 2 + 1]
+        calls = len(task["kind"]) // 2
         end = demo["messages"][-1]["content"]
-        assert end in (f"ANSWER({task['answer']})", f"ANSWER({sum(numbers)})")
-        assert len(demo["messages"]) == 1 + 2 * len(numbers)
-        right += end == f"ANSWER({task['answer']})"
-    assert 15 < right < 45
+        worked_out = end == f"ANSWER({task['answer']})"
+        assert len(demo["messages"]) == (3 + 2 * calls if worked_out else 3)
+        assert worked_out or abs(int(end[7:-1]) - int(task["answer"])) in (1, 10)
+        right += worked_out
+    assert 10 < right < 35
 
 
 def test_gsm_symbolic_gives_each_side_its_own_problems(tmp_path: Path) -> None:

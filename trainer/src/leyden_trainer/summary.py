@@ -142,6 +142,7 @@ def draw_curve(
     if base is not None:
         axes.axhline(base, color="tab:gray", linestyle="--", label="held-out tasks, before the warm start")
     axes.set(xlabel="optimiser step", ylabel="mean reward", title=title)
+    axes.xaxis.get_major_locator().set_params(integer=True)  # half steps there are none
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=150)

@@ -199,6 +199,7 @@ class LossConfig(Section):
 class OptimizerConfig(Section):
     learning_rate: float = Field(default=2e-5, gt=0)
     warmup_steps: int = Field(default=2, ge=0)
+    """Update k of the first n has k/n of the learning rate, on either backend."""
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
 

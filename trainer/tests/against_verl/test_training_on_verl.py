@@ -224,14 +224,18 @@ def cluster() -> Iterator[str]:
 
 
 def test_ppo_on_verl_trains_a_critic_in_a_ray_that_it_joins(folder: Path, cluster: str) -> None:
-    """The critic comes to explain some of what it had not at first; the runner is an actor of that Ray's."""
-    flags = ("--credit.method=ppo", "--trainer.steps=5", "--name=ppo", "--trainer.verl.trainer.save_freq=-1")
-    finished(training(folder, *flags, f"--trainer.ray_address={cluster}", "--agent.runners=ray"))
+    """The critic comes to explain some of what it had not at first; the runner is an actor of that Ray's; the rate is
+    warmed up as the local backend does."""
+    flags = ["--credit.method=ppo", "--trainer.steps=5", "--name=ppo", "--trainer.verl.trainer.save_freq=-1"]
+    flags += [f"--trainer.ray_address={cluster}", "--agent.runners=ray", "--optimizer.warmup_steps=4"]
+    finished(training(folder, *flags))
     assert (folder / "runs" / "ppo" / "runner-0.log").is_file()
     steps = [record for record in records(folder, "ppo") if "reward" in record]
     assert [record["step"] for record in steps] == [1, 2, 3, 4, 5]
     losses = [record["critic/vf_loss"] for record in steps]
     assert min(losses[2:]) < losses[0]
+    of_the_next_update = [record["actor/lr"] for record in steps]
+    assert of_the_next_update == pytest.approx([5e-4, 7.5e-4, 1e-3, 1e-3, 1e-3])
     assert all(record["mismatch"] < 1e-3 for record in steps)
 
 

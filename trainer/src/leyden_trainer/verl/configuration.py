@@ -125,6 +125,11 @@ def _actor(config: TrainConfig) -> dict[str, Any]:
         f"{actor}.kl_loss_type": _KL[config.loss.kl_estimator],
         f"{actor}.optim.lr": config.optimizer.learning_rate,
         f"{actor}.optim.lr_warmup_steps": config.optimizer.warmup_steps,
+        # verl's constant schedule begins a warm-up at 0, so that the first update is none. Its cosine, counted from 1
+        # and never below the whole rate, is the local backend's: 1/n, 2/n, ... of the rate, then all of it.
+        f"{actor}.optim.lr_scheduler_type": "cosine",
+        f"{actor}.optim.min_lr_ratio": 1.0,
+        f"{actor}.optim.zero_indexed_step": False,
         f"{actor}.optim.weight_decay": config.optimizer.weight_decay,
         f"{actor}.optim.clip_grad": config.optimizer.max_grad_norm,
         "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu": 8,

@@ -43,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent)
     parser.add_argument("--count", type=int, default=256)
-    parser.add_argument("--habit", type=float, default=0.6)
+    parser.add_argument("--habit", type=float, default=0.7)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)

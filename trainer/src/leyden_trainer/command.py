@@ -12,7 +12,7 @@ from rich.console import Console
 
 from leyden.errors import BadConfig
 from leyden_trainer.config import TrainConfig, load_config
-from leyden_trainer.folders import fresh_folder, unfinished_folder
+from leyden_trainer.folders import fresh_folder, trained_checkpoint, unfinished_folder
 
 __all__ = ["session_of", "train"]
 
@@ -42,8 +42,9 @@ def train(
     code = asyncio.run(_run(settings, folder, console))
     if code:
         raise typer.Exit(code)
-    measure = f"leyden eval {config} --checkpoint base --checkpoint best --tries 4"
-    console.print(f"is it better?       {measure}", highlight=False)
+    if checkpoint := trained_checkpoint(folder):
+        measure = f"leyden eval {config} --checkpoint base --checkpoint {checkpoint} --tries 4"
+        console.print(f"is it better?       {measure}", highlight=False)
 
 
 def session_of(config: TrainConfig) -> Any:

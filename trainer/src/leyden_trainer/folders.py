@@ -5,7 +5,7 @@ from pathlib import Path
 from leyden.errors import BadConfig
 from leyden_trainer.config import TrainConfig
 
-__all__ = ["CACHE", "checkpoint_folder", "fresh_folder", "runs_of", "unfinished_folder"]
+__all__ = ["CACHE", "checkpoint_folder", "fresh_folder", "runs_of", "trained_checkpoint", "unfinished_folder"]
 
 CACHE = Path.home() / ".cache" / "leyden"
 """Models that were unpacked."""
@@ -75,3 +75,8 @@ def checkpoint_folder(config: TrainConfig, name: str) -> Path:
     raise BadConfig(
         f"no run named {config.name} in {config.output} has a checkpoint {name!r}; train first, or name a folder"
     )
+
+
+def trained_checkpoint(run: Path) -> str | None:
+    """The name of the checkpoint that a run's folder offers: the best, else the last; None without either."""
+    return next((name for name in ("best", "last") if (run / "checkpoints" / name).is_dir()), None)

@@ -1,6 +1,7 @@
 """The terminal of a run: a progress bar while rollouts run, one line a step, warnings that say what to do."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -8,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from leyden_trainer.advice import Advisor, notes
 from leyden_trainer.config import TrainerConfig
 from leyden_trainer.experience import Batch, Member
+from leyden_trainer.folders import trained_checkpoint
 from leyden_trainer.summary import StepRecord, Summary
 
 __all__ = ["Screen"]
@@ -88,11 +90,12 @@ class Screen:
             self.warn(warning)
         self._last = tuple(member for member in batch.members if not member.incomplete)
 
-    def summary(self, summary: Summary, folder: str) -> None:
+    def summary(self, summary: Summary, folder: Path) -> None:
         """The table at the end and what to do next."""
         self._console.print(summary.table())
         self.say(f"everything is in {folder}: summary.json, curve.png, metrics.jsonl, tensorboard/, checkpoints/")
-        self.say(f"use it:             leyden serve-model {folder}")
+        if checkpoint := trained_checkpoint(folder):
+            self.say(f"use it:             leyden serve-model {folder} --checkpoint {checkpoint}")
         self.say(f"look at rollouts:   leyden rollouts --store {folder}/store.sqlite")
         if self._last:
             named = {"best": max, "worst": min}

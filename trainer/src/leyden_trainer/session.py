@@ -98,4 +98,4 @@ def _conclude(loop: Loop, summary: Summary) -> None:
     title = f"{folder.name}: {loop.config.model.path}"
     draw_curve(folder / "curve.png", title, state.rewards, state.heldout, state.base)
     write_summary(folder / "summary.json", summary)
-    loop.screen.summary(summary, str(folder))
+    loop.screen.summary(summary, folder)

@@ -134,6 +134,7 @@ def draw_curve(
         base: the held-out score before a warm start.
     """
     from matplotlib.figure import Figure  # half a second to import, and needed once
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
@@ -142,7 +143,7 @@ def draw_curve(
     if base is not None:
         axes.axhline(base, color="tab:gray", linestyle="--", label="held-out tasks, before the warm start")
     axes.set(xlabel="optimiser step", ylabel="mean reward", title=title)
-    axes.xaxis.get_major_locator().set_params(integer=True)  # half steps there are none
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # half steps there are none
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=150)

@@ -160,6 +160,15 @@ def test_a_run_on_verl_learns_and_goes_on_after_it_was_killed(folder: Path) -> N
     assert summary["eval_before"] < 0.5
     assert summary["eval_after"] > 0.8
     assert versions_are_those_of_the_steps(folder)
+    assert "--checkpoint last" in after
+    assert evaluated(folder, "verl", "last") > 0.8
+
+
+def evaluated(folder: Path, name: str, checkpoint: str) -> float:
+    """The mean reward of a run's checkpoint on the held-out tasks, by `leyden eval`."""
+    command = [sys.executable, "-m", "leyden", "eval", "train.toml", f"--name={name}", "--checkpoint", checkpoint]
+    done = subprocess.run([*command, "--json"], cwd=folder, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)["checkpoints"][0]["mean_reward"]
 
 
 @pytest.fixture
@@ -240,8 +249,12 @@ def test_ppo_on_verl_trains_a_critic_in_a_ray_that_it_joins(folder: Path, cluste
 
 
 def test_rollouts_go_on_while_verl_updates_and_the_run_goes_on_after_it_was_killed(folder: Path) -> None:
-    """They are weighed and at most one update old; those of the newest weights still agree with the trainer."""
-    flags = ("--trainer.mode=colocate_async", "--loss.old_logprobs=trainer", "--loss.importance_cap=2")
+    """They are weighed and at most one update old; those of the newest weights still agree with the trainer.
+
+    With adapters, which vLLM gets merged, and KL to the model without them.
+    """
+    flags = ["--trainer.mode=colocate_async", "--loss.old_logprobs=trainer", "--loss.importance_cap=2"]
+    flags += ["--model.lora_rank=8", "--loss.kl=0.01"]
     # Two steps' rollouts at once are no more than the agents that run at once: those ahead begin with the step before.
     small = ("--trainer.steps=3", "--trainer.tasks_per_step=4", "--trainer.rollouts_per_task=4", "--name=async")
     kill_after(2, training(folder, *flags, *small))
@@ -253,6 +266,9 @@ def test_rollouts_go_on_while_verl_updates_and_the_run_goes_on_after_it_was_kill
     assert abs(steps[2]["staleness"]) <= 1
     assert all(record["mismatch"] < 1e-3 for record in steps)
     assert steps[1]["leyden/importance_mean"] != pytest.approx(1, abs=1e-4)
+    last = folder / "runs" / "async" / "checkpoints" / "last"
+    assert (last / "model.safetensors").is_file()
+    assert not (last / "lora_adapter").exists()  # merged
 
 
 def test_an_option_that_verl_does_not_know_is_refused(folder: Path) -> None:
@@ -261,6 +277,14 @@ def test_an_option_that_verl_does_not_know_is_refused(folder: Path) -> None:
     said, _ = process.communicate()
     assert process.returncode != 0
     assert "no_such_option" in said
+
+
+def test_adapters_that_vllm_would_not_apply_are_refused(folder: Path) -> None:
+    """Kept apart from the weights they reach no agent's request, and nothing would be learnt."""
+    process = training(folder, "--model.lora_rank=8", "--trainer.verl.actor_rollout_ref.model.lora.merge=false")
+    said, _ = process.communicate()
+    assert process.returncode != 0
+    assert "lora.merge is false" in said
 
 
 def test_what_this_backend_would_ignore_is_refused(folder: Path) -> None:

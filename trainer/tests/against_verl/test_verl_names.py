@@ -27,7 +27,8 @@ IMPORTED = {
     # On a CPU alone, and nobody's promise.
     "verl.workers.engine.fsdp.transformer_impl": {"FSDPEngineWithLMHead", "FSDPEngineWithValueHead"},
     "verl.workers.rollout.vllm_rollout.bucketed_weight_transfer": {"BucketedWeightReceiver"},
-    "verl.utils.model": {"verl.utils.model"},
+    "verl.utils.fsdp_utils": {"merged_lora_context", "normalize_peft_param_name"},
+    "verl.utils.model": {"convert_weight_keys", "verl.utils.model"},
 }
 
 PRIVATE = {
@@ -37,6 +38,7 @@ PRIVATE = {
     ("verl.trainer.ppo.v1", "PPOTrainerSync", "_get_required_batch_multiple"),
     ("verl.trainer.ppo.v1", "PPOTrainerSync", "_init_resource_pool_mgr"),  # on a CPU alone
     ("verl.workers.engine.fsdp.transformer_impl", "FSDPEngineWithLMHead", "_build_fsdp_module"),  # likewise
+    ("verl.workers.engine.fsdp.transformer_impl", "FSDPEngineWithLMHead", "_merged_lora_per_tensor_param"),  # likewise
     # Called.
     ("verl.workers.rollout.vllm_rollout.utils", "vLLMColocateWorkerExtension", "_get_zmq_handle"),  # likewise
 }

@@ -38,15 +38,21 @@ def verl_config(config: TrainConfig, *, folder: Path, model: Path, num_heldout: 
         on_cpu: with the CPU's workers and settings.
 
     Raises:
-        BadConfig: `[trainer.verl]` has a name or a value that verl refuses.
+        BadConfig: `[trainer.verl]` has a name or a value that verl refuses, or keeps adapters apart.
     """
     values = _common(config, folder, model, num_heldout) | (_cpu() if on_cpu else {})
     own = dict(_flat(config.trainer.verl))
     with initialize_config_module("verl.trainer.config", version_base=None):
         try:
-            return compose("ppo_trainer", [*(_line(*pair) for pair in values.items()), *_strict(own)])
+            found = compose("ppo_trainer", [*(_line(*pair) for pair in values.items()), *_strict(own)])
         except HydraException as error:
             raise BadConfig(f"[trainer.verl] is refused by verl: {error}; {', '.join(own) or 'it is empty'}") from error
+    if not found.actor_rollout_ref.model.lora.merge:
+        raise BadConfig(
+            "[trainer.verl] actor_rollout_ref.model.lora.merge is false: agents' requests reach vLLM over HTTP, where "
+            "an adapter that is not merged does nothing, so nothing would be learnt; leave it out"
+        )
+    return found
 
 
 def _common(config: TrainConfig, folder: Path, model: Path, num_heldout: int) -> dict[str, Any]:
@@ -80,7 +86,7 @@ def _common(config: TrainConfig, folder: Path, model: Path, num_heldout: int) ->
         "data.max_prompt_length": length,
         "data.max_response_length": length,
         "actor_rollout_ref.model.path": str(model),
-        "actor_rollout_ref.model.lora_rank": config.model.lora_rank or 0,
+        **_lora(config.model.lora_rank or 0),
         "actor_rollout_ref.model.enable_gradient_checkpointing": False,
         **_rollout(config),
         **_actor(config),
@@ -89,6 +95,13 @@ def _common(config: TrainConfig, folder: Path, model: Path, num_heldout: int) ->
         "algorithm.rollout_correction.bypass_mode": False,  # the check of sampler against trainer needs both
         "reward.num_workers": 0,  # rewards come with the rollouts; each worker would be a process that waits
     }
+
+
+def _lora(rank: int) -> dict[str, Any]:
+    """Adapters as the local backend's. Merged into the weights that vLLM gets: it would apply others to verl's own
+    requests alone, and agents' come over HTTP."""
+    model = "actor_rollout_ref.model"
+    return {f"{model}.lora_rank": rank, f"{model}.lora_alpha": 2 * rank, f"{model}.lora.merge": True}
 
 
 def _rollout(config: TrainConfig) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import contextlib
 import functools
 import os
 import types
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -157,6 +158,9 @@ def cpu_workers() -> tuple[type, type]:
 def _register_engines() -> None:
     """verl registers its FSDP2 engines for CUDA and NPU only."""
     import verl.utils.model
+    from torch.distributed.tensor import DTensor
+    from verl.utils.fsdp_utils import merged_lora_context, normalize_peft_param_name
+    from verl.utils.model import convert_weight_keys
     from verl.workers.engine.base import EngineRegistry
     from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, FSDPEngineWithValueHead
 
@@ -176,7 +180,15 @@ def _register_engines() -> None:
                 object.__setattr__(config, "forward_only", forward_only)
 
     class CpuLanguageModel(OnCpu, FSDPEngineWithLMHead):
-        pass
+        module: Any
+
+        def _merged_lora_per_tensor_param(self) -> Iterator[tuple[str, Any]]:
+            """verl rounds them to bfloat16, as vLLM computes on a GPU; on a CPU both compute in float32."""
+            with merged_lora_context(self.module, backup_adapters=True):
+                weights = convert_weight_keys(normalize_peft_param_name(self.module.state_dict()), self.module)
+                for name, weight in weights.items():
+                    # Whole, and a copy: merged they are only in here.
+                    yield name, weight.full_tensor() if isinstance(weight, DTensor) else weight.detach().clone()
 
     class CpuValueModel(OnCpu, FSDPEngineWithValueHead):
         pass

@@ -31,6 +31,7 @@ from leyden_trainer.local.source import model_folder
 from leyden_trainer.screen import Screen
 from leyden_trainer.summary import Summary, draw_curve, write_summary
 from leyden_trainer.tasks import check_apart
+from leyden_trainer.verl.export import exported
 from leyden_trainer.verl.runners import ray_runners
 
 __all__ = ["prepare_environment", "print_verl_config", "run_training", "started_ray"]
@@ -91,9 +92,12 @@ async def run_training(
         if config.agent.runners == "ray":
             died = await stack.enter_async_context(ray_runners(config, server, folder))
         await _until_done(training, died)
+    missing = await exported(folder)
     summary = _summary(config, folder, time.perf_counter() - began)
     write_summary(folder / "summary.json", summary)
-    screen.summary(summary, str(folder))
+    screen.summary(summary, folder)
+    if missing:
+        screen.warn(f"no model to use or to evaluate: {missing}")
     return summary
 
 

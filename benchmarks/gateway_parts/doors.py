@@ -34,6 +34,7 @@ class Door:
     clients: list[dict]
     pid: int | None = None
     streams: bool = True
+    model: str = "stub"
 
 
 def free_port() -> int:
@@ -109,11 +110,11 @@ def leyden(folder: Path, direct: Door) -> Iterator[Door]:
     with process(command, log, {"LEYDEN_KEY": key}) as child:
         until(child, log, lambda told: "serving on" in told, 30)
         url = f"http://127.0.0.1:{port}"
-        endpoint = {"id": "policy", "url": direct.clients[0]["base_url"], "model": "stub", "version": 1}
+        endpoint = {"id": "policy", "url": direct.clients[0]["base_url"], "model": direct.model, "version": 1}
         request("PUT", f"{url}/api/endpoints/policy", endpoint, key=key)
-        rollouts = [{"id": f"r{place}", "mode": "train", "task": place} for place in range(CLIENTS)]
+        rollouts = [{"id": f"r{place}", "mode": "train", "task": place} for place in range(len(direct.clients))]
         request("POST", f"{url}/api/rollouts", {"rollouts": rollouts}, key=key)
-        asked = {"runner": "benchmark", "limit": CLIENTS, "lease_s": 7200}
+        asked = {"runner": "benchmark", "limit": len(rollouts), "lease_s": 7200}
         claims = request("POST", f"{url}/api/rollouts/claim", asked, key=key)["claims"]
         yield Door("leyden", [{"base_url": f"{url}/v1", "api_key": claim["key"]} for claim in claims], child.pid)
 

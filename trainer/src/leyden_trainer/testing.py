@@ -18,6 +18,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from leyden_trainer.local.source import publish
+
 __all__ = ["LookupTask", "lookup_tasks", "make_tiny_model", "parse_call", "warm_tiny_model"]
 
 SYSTEM = "use tools"
@@ -112,7 +114,7 @@ def warm_tiny_model(cache: Path, seed: int = 0) -> Path:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache, ignore_cleanup_errors=True) as place:
             _save(model, tokenizer, Path(place) / "model")
-            (Path(place) / "model").rename(folder)
+            publish(Path(place) / "model", folder)
     return folder
 
 

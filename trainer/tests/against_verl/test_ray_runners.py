@@ -18,7 +18,10 @@ from leyden_trainer.config import TrainConfig, make_config
 from leyden_trainer.experience import finish_all
 from leyden_trainer.verl.runners import ray_runners
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # Ray's own
+    pytest.mark.xdist_group("test_ray_runners"),  # the tests share a Ray
+]
 
 AGENT = """
 import os, pathlib

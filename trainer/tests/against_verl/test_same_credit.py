@@ -24,7 +24,10 @@ from leyden_trainer.verl.scores import TransferredScores, columns_of
 from leyden_trainer.verl.session import LOOPBACK
 from leyden_trainer.weights import training_rows
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's and verl's own
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # Ray's and verl's own
+    pytest.mark.xdist_group("test_same_credit"),  # the tests share a Ray
+]
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +35,7 @@ def queue() -> Iterator[None]:
     with initialize_config_module("verl.trainer.config", version_base=None):
         settings = compose("ppo_trainer", ["++transfer_queue.backend.SimpleStorage.num_data_storage_units=1"])
     settings.transfer_queue.enable = True
-    ray.init(include_dashboard=False, _node_ip_address=LOOPBACK, num_cpus=8, log_to_driver=False)
+    ray.init("local", include_dashboard=False, _node_ip_address=LOOPBACK, num_cpus=8, log_to_driver=False)
     tq.init(settings.transfer_queue)
     yield
     tq.close()

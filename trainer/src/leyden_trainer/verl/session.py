@@ -44,8 +44,13 @@ LOOK_S = 0.5
 
 
 def print_verl_config(config: TrainConfig, folder: Path, console: Console) -> None:
-    """The whole configuration that verl would get, as YAML."""
+    """The whole configuration that verl would get, as YAML.
+
+    Raises:
+        BadConfig: a setting is one that this backend does not know.
+    """
     on_cpu = prepare_environment()
+    _check_honoured(config)
     console.print(OmegaConf.to_yaml(_verl_config(config, folder, Path(config.model.path), on_cpu)), markup=False)
 
 

@@ -200,6 +200,8 @@ class OptimizerConfig(Section):
     learning_rate: float = Field(default=2e-5, gt=0)
     warmup_steps: int = Field(default=2, ge=0)
     """Update k of the first n has k/n of the learning rate, on either backend."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Of AdamW's moments. RL's steps are few: with the usual 0.999 the second would remember the first to the end."""
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
 
@@ -222,7 +224,7 @@ class TrainerConfig(Section):
     verl: dict[str, Any] = Field(default_factory=dict[str, Any])
     """Any option of verl's own, by its name there, laid over what the rest of this configuration says."""
     ray_address: str = ""
-    """A Ray cluster to join ("auto", or ray://HOST:PORT); empty: one of its own on this machine."""
+    """A Ray cluster to join, which this machine is a node of ("auto", or HOST:PORT); empty: one of its own."""
     mode: Literal["sync", "colocate_async"] = "sync"
     """verl's own names. sync: a step's rollouts come from the weights before it. colocate_async: those of later steps
     run on meanwhile, but for the time that sampler and trainer share a device and their requests wait."""
@@ -251,6 +253,16 @@ class TrainerConfig(Section):
     """Where the policy is served: an address of this machine, by which a Leyden server elsewhere reaches it."""
     port: int = Field(default=0, ge=0, le=65535)
     """0: the system chooses."""
+
+    @field_validator("ray_address")
+    @classmethod
+    def _is_joined(cls, address: str) -> str:
+        if address.startswith("ray://"):
+            raise ValueError(
+                "a client of Ray's is not one of its nodes, and the run's folder would be on another machine; start "
+                'the run on a node of the cluster and say "auto", or HOST:PORT of its head'
+            )
+        return address
 
     @field_validator("host")
     @classmethod

@@ -19,12 +19,15 @@ from leyden_trainer.judge import JudgeCost
 from leyden_trainer.transitions import IncompleteRollout, Transition, transitions
 
 __all__ = [
+    "POLICY",
+    "MAX_SILENT",
     "Batch",
     "Collecting",
     "Member",
     "check_complete",
     "collect_batch",
     "finish_all",
+    "hold_policies",
     "read_members",
     "standard_error",
     "take_over",
@@ -33,6 +36,8 @@ __all__ = [
 SUCCESS = 1.0
 """What a reward has to be to count as success; `leyden eval --success` may take another."""
 
+POLICY = "policy"
+"""The id of the endpoint that a trainer publishes; with several servers they are numbered, "policy-0" and so on."""
 WAIT_S = 30.0
 MAX_SILENT = 3
 """So many times the batch's groups may be replaced for want of a signal; then the batch is smaller."""
@@ -151,15 +156,23 @@ async def finish_all(
     return [finished[rollout.id] for rollout in rollouts]
 
 
+async def hold_policies(store: Store) -> None:
+    """The policy server of the run before, which may not have ended in order, is gone: requests wait for the new one.
+
+    Other endpoints of a server that is shared are left alone.
+    """
+    for endpoint in await store.endpoints():
+        if endpoint.state == "ready" and endpoint.id.partition("-")[0] == POLICY:
+            await store.publish(endpoint.model_copy(update={"state": "held"}))
+
+
 async def take_over(store: Store, run: str) -> None:
     """Free a run that was killed from what is left of it, before its runner starts again.
 
-    Its policy server is gone: requests wait for the new one. Its runners are: what they held is released, for their
-    leases would run on.
+    Its policy server is gone, as `hold_policies` says. Its runners are: what they held is released, for their leases
+    would run on.
     """
-    for endpoint in await store.endpoints():
-        if endpoint.state == "ready":
-            await store.publish(endpoint.model_copy(update={"state": "held"}))
+    await hold_policies(store)
     page = await store.rollouts(run=run, status="running", limit=1000)
     for rollout in page.rollouts:
         assert rollout.runner is not None
@@ -202,6 +215,8 @@ class Collecting:
     max_tokens: int | None
     max_incomplete: float | None
     """See `check_complete`; None does not check."""
+    once: bool = False
+    """Whether groups that are lost or silent are left to the caller to replace."""
 
 
 @dataclass
@@ -223,7 +238,7 @@ class _Collected:
 
 
 async def collect_batch(store: Store, new_groups: Iterator[list[Rollout]], count: int, how: Collecting) -> Batch:
-    """`count` comparable groups, as many lost ones replaced at most; fewer if too many were silent.
+    """`count` comparable groups, as many lost ones replaced at most; fewer if too many were silent, or `how.once`.
 
     Raises:
         TrainingStopped: too many rollouts were incomplete, all of them failed, or the cap of lost groups was reached.
@@ -241,6 +256,8 @@ async def collect_batch(store: Store, new_groups: Iterator[list[Rollout]], count
         found.lost += len(wanted) - len(comparable)
         for group in comparable:
             found.add(group, how)
+        if how.once:
+            break
     if found.lost > count:
         raise TrainingStopped(f"{found.lost} groups had fewer than two complete rollouts, more than the cap of {count}")
     return Batch(

@@ -36,18 +36,20 @@ def _content(task: JsonValue) -> str:
 
 
 def train_groups(
-    config: TrainConfig, run: str, step: int, tasks: Sequence[JsonValue], start: int
+    config: TrainConfig, run: str, step: int, tasks: Sequence[JsonValue], start: int, *, begun: int = 1
 ) -> Iterator[list[Rollout]]:
     """Endless groups for optimiser step `step`, from position `start` of the run's order of tasks.
 
-    Ids are made from run, step and place, so that a resumed run finds what it had queued before.
+    Ids are made from run, step and place, so that a resumed run finds what it had queued before. It shall not where it
+    cannot have the same weights again: `begun`, above 1, sets its ids apart.
     """
+    again = f"-b{begun}" if begun > 1 else ""
     wanted = config.sampling
     for place in range(10**9):
         epoch, index = divmod(start + place, len(tasks))
         order = list(range(len(tasks)))
         random.Random(f"{config.seed} {epoch}").shuffle(order)
-        group_id = f"{run}-s{step}-g{place}"
+        group_id = f"{run}{again}-s{step}-g{place}"
         yield [
             Rollout(
                 id=f"{group_id}-r{member}",

@@ -8,8 +8,9 @@ from torch import Tensor
 from verl.trainer.ppo import core_algos
 from verl.workers.config import ActorConfig
 
-from leyden_trainer.config import LossConfig
+from leyden_trainer.config import LossConfig, make_config
 from leyden_trainer.loss import Tokens, policy_loss, value_loss
+from leyden_trainer.verl.configuration import verl_config
 
 SHAPE = (5, 7)
 
@@ -82,10 +83,26 @@ def test_dual_clip_equals_verls(seed: int) -> None:
     torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-6)
 
 
+@pytest.fixture(scope="module", params=["k1", "k2", "k3"])
+def kl(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """The name of an estimator, and what verl is told to take for it."""
+    folder = tmp_path_factory.mktemp("kl")
+    values = {
+        "model": {"path": "model"},
+        "agent": {"function": "agent.py:solve"},
+        "reward": {"function": "agent.py:score"},
+        "tasks": {"train": "train.jsonl", "heldout": "heldout.jsonl"},
+        "loss": {"kl": 0.7, "kl_estimator": request.param},
+    }
+    config = make_config(values, folder=folder, source="test")
+    found = verl_config(config, folder=folder, model=folder, num_heldout=1, on_cpu=True)
+    return request.param, found.actor_rollout_ref.actor.kl_loss_type
+
+
 @pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize(("name", "theirs"), [("k1", "k1+"), ("k2", "k2"), ("k3", "k3")])
-def test_the_kl_terms_equal_verls(seed: int, name: str, theirs: str) -> None:
+def test_the_kl_terms_equal_those_that_verl_is_told_to_take(seed: int, kl: tuple[str, str]) -> None:
     """Our k1 has the gradient that verl calls k1+: the plain one's mean is 0."""
+    name, theirs = kl
     logprobs, _, reference, _, mask = made(seed)
     expected = core_algos.agg_loss(core_algos.kl_penalty(logprobs, reference, theirs), mask, "token-mean")
     expected.backward()

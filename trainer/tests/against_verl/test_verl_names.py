@@ -43,7 +43,7 @@ PRIVATE = {
     ("verl.workers.rollout.vllm_rollout.utils", "vLLMColocateWorkerExtension", "_get_zmq_handle"),  # likewise
 }
 
-PATCHED = {("verl.utils.model", "load_valuehead_model")}  # for a critic of two heads; and on a CPU, for any
+PATCHED = {("verl.utils.model", "load_valuehead_model")}  # for a critic of two heads; and without flash-attn, for any
 
 HOOKS = {"on_train_begin", "on_sample_end", "on_step_end", "on_validate_end", "on_init_end", "init", "fit"}
 

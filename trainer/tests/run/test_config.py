@@ -57,6 +57,7 @@ def test_a_flag_may_be_spelt_with_dashes(toml: Path) -> None:
         ("--seed.x=1", "seed is a value, not a section"),
         ("--fast", "a flag has the form --section.key=value"),
         ("steps=4", "a flag has the form --section.key=value"),
+        ("--trainer.ray_address=ray://head:10001", r"trainer\.ray_address: .*start the run on a node of the cluster"),
         ("--trainer.host=0.0.0.0", r"trainer\.host: .*name the address by which the Leyden server reaches this"),
         (
             "--server=http://10.1.2.3:4700",

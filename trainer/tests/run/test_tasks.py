@@ -89,3 +89,11 @@ def test_two_policies_are_evaluated_on_the_same_draws() -> None:
     assert [rollout.sampling.seed for rollout in second] == seeds
     assert {rollout.id for rollout in first}.isdisjoint(rollout.id for rollout in second)
     assert [rollout.group_id for rollout in first] == ["run-c0-1"] * 3 + ["run-c0-2"] * 3
+
+
+def test_a_run_that_is_begun_anew_has_ids_of_its_own_and_the_same_tasks() -> None:
+    config = make_config(rollouts_per_task=2)
+    (first,) = itertools.islice(train_groups(config, "run", 3, ["x", "y"], 5), 1)
+    (again,) = itertools.islice(train_groups(config, "run", 3, ["x", "y"], 5, begun=2), 1)
+    assert [r.id for r in again] == ["run-b2-s3-g0-r0", "run-b2-s3-g0-r1"]
+    assert [(r.task, r.run, r.step) for r in again] == [(r.task, r.run, r.step) for r in first]

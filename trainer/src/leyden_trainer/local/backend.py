@@ -182,6 +182,7 @@ def _learner_config(config: TrainConfig) -> LearnerConfig:
     return LearnerConfig(
         learning_rate=config.optimizer.learning_rate,
         warmup_steps=config.optimizer.warmup_steps,
+        betas=config.optimizer.betas,
         weight_decay=config.optimizer.weight_decay,
         max_grad_norm=config.optimizer.max_grad_norm,
         loss=config.loss,

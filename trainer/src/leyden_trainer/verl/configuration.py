@@ -17,14 +17,21 @@ from leyden.errors import BadConfig
 from leyden_trainer.assignment import configured_method
 from leyden_trainer.config import TrainConfig
 from leyden_trainer.verl import dataset
-from leyden_trainer.verl.critic import HEADS
+from leyden_trainer.verl.critic import HEADS, has_flash_attention
 from leyden_trainer.verl.policy_loss import NO_CLIP, loss_mode
 
 __all__ = ["verl_config"]
 
+_WITHOUT_FLASH_ATTENTION = {
+    f"{model}.{name}": value
+    for model in ("actor_rollout_ref.model", "critic.model")
+    for name, value in (("override_config.attn_implementation", "sdpa"), ("use_remove_padding", False))
+}
+"""verl asks for flash-attn otherwise; rows without padding need it."""
 _PLACES = 10**6
 """More groups than any run takes; see `dataset.Places`."""
-_KL = {"k1": "kl", "k2": "mse", "k3": "low_var_kl"}
+_KL = {"k1": "k1+", "k2": "k2", "k3": "k3"}
+"""Leyden's names and verl's. The gradient of verl's plain k1 has mean 0; k1+ has ours."""
 
 
 def verl_config(config: TrainConfig, *, folder: Path, model: Path, num_heldout: int, on_cpu: bool) -> DictConfig:
@@ -41,6 +48,8 @@ def verl_config(config: TrainConfig, *, folder: Path, model: Path, num_heldout: 
         BadConfig: `[trainer.verl]` has a name or a value that verl refuses, or keeps adapters apart.
     """
     values = _common(config, folder, model, num_heldout) | (_cpu() if on_cpu else {})
+    if not has_flash_attention():
+        values |= _WITHOUT_FLASH_ATTENTION
     own = dict(_flat(config.trainer.verl))
     with initialize_config_module("verl.trainer.config", version_base=None):
         try:
@@ -143,6 +152,7 @@ def _actor(config: TrainConfig) -> dict[str, Any]:
         f"{actor}.optim.lr_scheduler_type": "cosine",
         f"{actor}.optim.min_lr_ratio": 1.0,
         f"{actor}.optim.zero_indexed_step": False,
+        f"{actor}.optim.betas": config.optimizer.betas,
         f"{actor}.optim.weight_decay": config.optimizer.weight_decay,
         f"{actor}.optim.clip_grad": config.optimizer.max_grad_norm,
         "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu": 8,
@@ -161,6 +171,7 @@ def _critic(config: TrainConfig, model: Path) -> dict[str, Any]:
         f"critic.model.override_config.{HEADS}": method.heads,
         "critic.model.enable_gradient_checkpointing": False,
         "critic.optim.lr": config.critic.learning_rate,
+        "critic.optim.weight_decay": config.optimizer.weight_decay,
         "critic.ppo_mini_batch_size": config.trainer.tasks_per_step,
         "critic.ppo_micro_batch_size_per_gpu": 8,
         "critic.ppo_epochs": config.trainer.epochs,
@@ -174,8 +185,6 @@ def _cpu() -> dict[str, Any]:
     return {
         "trainer.device": "cpu",
         "transfer_queue.backend.SimpleStorage.num_data_storage_units": 1,  # each is a process
-        "actor_rollout_ref.model.override_config.attn_implementation": "sdpa",
-        "actor_rollout_ref.model.use_remove_padding": False,
         f"{actor}.use_torch_compile": False,
         f"{actor}.fsdp_config.use_torch_compile": False,
         f"{actor}.fsdp_config.mixed_precision": float32,
@@ -183,8 +192,6 @@ def _cpu() -> dict[str, Any]:
         "actor_rollout_ref.ref.fsdp_config.mixed_precision": float32,
         "critic.fsdp.use_torch_compile": False,
         "critic.fsdp.mixed_precision": float32,
-        "critic.model.use_remove_padding": False,
-        "critic.model.override_config.attn_implementation": "sdpa",
         f"{rollout}.dtype": "float32",
         f"{rollout}.enforce_eager": True,
         f"{rollout}.enable_sleep_mode": False,

@@ -157,14 +157,11 @@ def cpu_workers() -> tuple[type, type]:
 @functools.cache  # actor and critic share a process
 def _register_engines() -> None:
     """verl registers its FSDP2 engines for CUDA and NPU only."""
-    import verl.utils.model
     from torch.distributed.tensor import DTensor
     from verl.utils.fsdp_utils import merged_lora_context, normalize_peft_param_name
     from verl.utils.model import convert_weight_keys
     from verl.workers.engine.base import EngineRegistry
     from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, FSDPEngineWithValueHead
-
-    from leyden_trainer.verl.critic import with_heads
 
     class OnCpu:
         """A reference engine would be given CPUOffloadPolicy(pin_memory=True): no memory is pinned without a GPU."""
@@ -195,17 +192,3 @@ def _register_engines() -> None:
 
     for kind, engine in (("language_model", CpuLanguageModel), ("value_model", CpuValueModel)):
         EngineRegistry.register(model_type=kind, backend=["fsdp2"], device="cpu")(engine)
-    verl.utils.model.load_valuehead_model = with_heads(_load_valuehead_model)
-
-
-def _load_valuehead_model(local_path: str, torch_dtype: Any, model_config: Any, trust_remote_code: bool) -> Any:
-    """verl's own asks for flash_attention_2, which no CPU has."""
-    from transformers import AutoModelForTokenClassification
-
-    return AutoModelForTokenClassification.from_pretrained(
-        local_path,
-        dtype=torch_dtype,
-        config=model_config,
-        attn_implementation="sdpa",
-        trust_remote_code=trust_remote_code,
-    )

@@ -5,6 +5,7 @@ tokens that are trained; here each head's targets bring their weight in the step
 """
 
 import functools
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ from verl.workers.utils.padding import response_from_nested
 
 from leyden_trainer.loss import value_loss
 
-__all__ = ["HEADS", "TARGETS", "critic_loss", "with_heads"]
+__all__ = ["HEADS", "TARGETS", "critic_loss", "has_flash_attention"]
 
 HEADS = "value_heads"
 """The name, in the configuration of verl's critic model, of how many heads it has."""
@@ -42,8 +43,13 @@ def _flat(rows: Tensor) -> Tensor:
     return torch.cat([row.flatten() for row in rows.unbind()])
 
 
-def with_heads(load: Callable[..., Any]) -> Callable[..., Any]:
-    """verl's loader of value models, but with the number of heads that the model's configuration names."""
+def has_flash_attention() -> bool:
+    """Whether flash-attn is installed, which is for CUDA alone and not among verl's requirements."""
+    return importlib.util.find_spec("flash_attn") is not None
+
+
+def _with_heads(load: Callable[..., Any]) -> Callable[..., Any]:
+    """A loader of value models, but with the number of heads that the model's configuration names."""
 
     @functools.wraps(load)
     def loaded(local_path: str, torch_dtype: Any, model_config: Any, trust_remote_code: bool) -> Any:
@@ -53,4 +59,19 @@ def with_heads(load: Callable[..., Any]) -> Callable[..., Any]:
     return loaded
 
 
-verl.utils.model.load_valuehead_model = with_heads(verl.utils.model.load_valuehead_model)
+def _load_valuehead_model(local_path: str, torch_dtype: Any, model_config: Any, trust_remote_code: bool) -> Any:
+    """verl's own asks for flash_attention_2, whatever its configuration says."""
+    from transformers import AutoModelForTokenClassification
+
+    return AutoModelForTokenClassification.from_pretrained(
+        local_path,
+        dtype=torch_dtype,
+        config=model_config,
+        attn_implementation="sdpa",
+        trust_remote_code=trust_remote_code,
+    )
+
+
+verl.utils.model.load_valuehead_model = _with_heads(
+    verl.utils.model.load_valuehead_model if has_flash_attention() else _load_valuehead_model
+)

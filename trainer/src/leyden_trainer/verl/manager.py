@@ -7,7 +7,7 @@ by `leyden_trainer.experience`, as for the local backend; verl's prompts only sa
 import asyncio
 import threading
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +22,17 @@ from leyden.types import Credit, Endpoint, Rollout, Run
 from leyden_trainer.assignment import has_signal
 from leyden_trainer.config import TrainConfig
 from leyden_trainer.credit import CreditMethod
-from leyden_trainer.experience import Batch, Collecting, Member, check_complete, collect_batch, finish_all, read_members
+from leyden_trainer.experience import (
+    MAX_SILENT,
+    POLICY,
+    Batch,
+    Collecting,
+    Member,
+    check_complete,
+    collect_batch,
+    finish_all,
+    read_members,
+)
 from leyden_trainer.journal import noted_step
 from leyden_trainer.judge import Judge
 from leyden_trainer.rewarding import Rewarding
@@ -30,6 +40,7 @@ from leyden_trainer.rules import load_rules
 from leyden_trainer.tasks import evaluation_rollouts, train_groups
 from leyden_trainer.transitions import Transition
 from leyden_trainer.verl.fields import fields_of, tags_of
+from leyden_trainer.verl.remembered import Remembered
 
 __all__ = ["Experience", "RolloutManager"]
 
@@ -57,7 +68,7 @@ class RolloutManager:
         method: CreditMethod,
         judge_key: str | None,
         tasks: tuple[Sequence[JsonValue], Sequence[JsonValue]],
-        num_groups: int,
+        remembered: Remembered,
     ) -> None:
         """`store` is the server's URL and the operator's key; `tasks` those to train on, and those held out."""
         self.experience: Experience | None = None
@@ -68,7 +79,8 @@ class RolloutManager:
         """What verl has not trained on yet, by its uid of the prompt."""
         self._lost: list[Experience] = []
         """Groups that verl replaced; they are counted with the next step."""
-        self._num_groups, self._drawing, self._counting = num_groups, 0, False
+        self._num_groups, self._drawing, self._counting = remembered.num_groups, 0, False
+        self._begun = remembered.begun
         self._order: Iterator[list[Rollout]] = iter(())
         self._asynchronous = config.trainer.mode != "sync"
         self._config, self._run, self._method = config, run, method
@@ -109,7 +121,7 @@ class RolloutManager:
         """Tell the gateway where the policy is served, which weights it has, and whether they are being changed."""
         for number, address in enumerate(addresses):
             endpoint = Endpoint(
-                id=f"policy-{number}",
+                id=f"{POLICY}-{number}",
                 url=f"http://{address}/v1",
                 model=model,
                 version=version,
@@ -117,6 +129,13 @@ class RolloutManager:
                 state="held" if held else "ready",
             )
             self._wait(self._store.publish(endpoint))
+
+    def withdraw(self, *, from_number: int = 0) -> None:
+        """Tell the gateway that the policy's servers, from this one on, are no more."""
+        numbered = {f"{POLICY}-{number}" for number in range(from_number)}
+        for endpoint in self._wait(self._store.endpoints()):
+            if endpoint.id.startswith(f"{POLICY}-") and endpoint.id not in numbered and endpoint.state != "gone":
+                self._wait(self._store.publish(endpoint.model_copy(update={"state": "gone"})))
 
     def credit(self, credits: Sequence[Credit]) -> None:
         """Write down what each call was trained with."""
@@ -162,17 +181,29 @@ class RolloutManager:
         return True
 
     async def _train_one(self, uid: str, step: int) -> bool:
-        """A group by itself: verl takes the oldest that are there. One that may not be trained on it replaces."""
-        batch = await collect_batch(self._store, self._draw(step), 1, self._how(None))
+        """A group by itself: verl takes the oldest that are there. For one that may not be trained on it asks again.
+
+        Between two steps as many groups are replaced as in a synchronous step, and no more.
+        """
+        most = self._config.trainer.tasks_per_step
+        how = replace(self._how(None), once=True)
+        if sum(lost.batch.replaced_silent for lost in self._lost) >= MAX_SILENT * most:
+            how = replace(how, replace_silent=False)
+        batch = await collect_batch(self._store, self._draw(step), 1, how)
         found = Experience(batch)
         for group in batch.groups:
             found.rows.update(_keyed(uid, group))
         if found.rows:
             self._found[uid] = found
             await self._put(batch.groups[0], found.rows, step, "train")
-        else:
-            self._lost.append(found)
-        return bool(found.rows)
+            return True
+        self._lost.append(found)
+        if (lost := sum(lost.batch.replaced for lost in self._lost)) > most:
+            raise TrainingStopped(
+                f"{lost} groups since the last step had fewer than two complete rollouts, more than the cap of {most}; "
+                f"see one with `leyden show {batch.members[0].rollout.id}`"
+            )
+        return False
 
     def _how(self, max_incomplete: float | None) -> Collecting:
         return Collecting(
@@ -187,7 +218,9 @@ class RolloutManager:
     def _draw(self, step: int) -> Iterator[list[Rollout]]:
         """Groups for a step, in the run's order of tasks."""
         if step != self._drawing:
-            self._order = train_groups(self._config, self._run, step, self._train_tasks, self._num_groups)
+            # An asynchronous run has other weights after the steps that it makes again, so its rollouts are new.
+            begun = self._begun if self._asynchronous else 1
+            self._order = train_groups(self._config, self._run, step, self._train_tasks, self._num_groups, begun=begun)
             self._drawing, self._counting = step, True
         order = self._order
         while True:
@@ -235,8 +268,15 @@ class RolloutManager:
         return await finish_all(self._store, rollouts, None, lambda count: None)
 
     async def _put(self, members: Sequence[Member], rows: dict[str, Transition], step: int, partition: str) -> None:
+        if not members:
+            raise TrainingStopped(
+                f"in every group of step {step}, and of those in their place, all rollouts had the same reward, so "
+                "there is nothing to learn; raise sampling.temperature, choose other tasks, or end the run here"
+            )
         if not rows:
-            raise TrainingStopped(f"no rollout of step {step} has a sampled token; see one with `leyden show`")
+            raise TrainingStopped(
+                f"no rollout of step {step} has a sampled token; see one with `leyden show {members[0].rollout.id}`"
+            )
         rewards = {member.rollout.id: member.total for member in members}
         agents = {
             call.id: "/".join(call.structure.agent) if call.structure else "" for m in members for call in m.calls

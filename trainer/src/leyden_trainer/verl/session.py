@@ -20,12 +20,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 
 from leyden.client import HttpStore
-from leyden.errors import BadConfig, TrainingStopped
+from leyden.errors import BadConfig, LeydenError, TrainingStopped
+from leyden.server.listening import is_loopback
 from leyden.tasks import read_tasks
 from leyden_trainer.assignment import configured_method
 from leyden_trainer.children import Server, opened_server, started_runner
 from leyden_trainer.config import TrainConfig
-from leyden_trainer.experience import take_over
+from leyden_trainer.experience import hold_policies, take_over
 from leyden_trainer.folders import CACHE
 from leyden_trainer.local.source import model_folder
 from leyden_trainer.screen import Screen
@@ -68,7 +69,7 @@ async def run_training(
     screen = Screen(console, config.trainer)
     screen.say(f"run {folder.name}: verl on {'the CPU' if on_cpu else 'CUDA'}, model {config.model.path}")
     model = await asyncio.to_thread(model_folder, config.model.path, cache=CACHE)
-    settings = _verl_config(config, folder, model, on_cpu)
+    settings = _verl_config(await asyncio.to_thread(_with_critic, config), folder, model, on_cpu)
     began = time.perf_counter()
     async with contextlib.AsyncExitStack() as stack:
         server = await stack.enter_async_context(opened_server(config, folder, server_key))
@@ -76,8 +77,7 @@ async def run_training(
         store = HttpStore(server.url, server.key)
         try:
             await store.check()
-            if not config.server:
-                await take_over(store, folder.name)
+            await (hold_policies(store) if config.server else take_over(store, folder.name))
         finally:
             await store.close()
         await stack.enter_async_context(started_ray(config, settings))
@@ -119,6 +119,9 @@ def _check_honoured(config: TrainConfig) -> None:
         is not None,
         "model.layers": config.model.layers is not None,
         "trainer.stop_at": config.trainer.stop_at is not None,
+        "trainer.verl.trainer.val_before_train = false (what a run gains is measured against it)": (
+            config.trainer.verl.get("trainer", {}).get("val_before_train") is False
+        ),
     }
     names = [name for name, present in ignored.items() if present]
     if names:
@@ -144,9 +147,16 @@ def prepare_environment() -> bool:
         "RAY_USAGE_STATS_ENABLED": "0",
         "TOKENIZERS_PARALLELISM": "false",
         "VLLM_NO_USAGE_STATS": "1",
-        "WANDB_MODE": os.environ.get("WANDB_MODE", "disabled"),
     }
     return on_cpu
+
+
+def _with_critic(config: TrainConfig) -> TrainConfig:
+    """With the folder of the critic's model, if it has one of its own."""
+    if config.critic.path is None:
+        return config
+    critic = config.critic.model_copy(update={"path": str(model_folder(config.critic.path, cache=CACHE))})
+    return config.model_copy(update={"critic": critic})
 
 
 def _verl_config(config: TrainConfig, folder: Path, model: Path, on_cpu: bool) -> Any:
@@ -166,16 +176,31 @@ async def started_ray(config: TrainConfig, settings: Any) -> AsyncGenerator[None
     own = ("VERL_", "VLLM_", "RAY_", "OMP_", "TOKENIZERS_", "WANDB_")
     environment["env_vars"] |= {k: v for k, v in os.environ.items() if k.startswith(own)}
     environment["env_vars"]["TRANSFER_QUEUE_ENABLE"] = "1"
-    given: dict[str, Any] = {"address": config.trainer.ray_address} if config.trainer.ray_address else _own(settings)
+    given: dict[str, Any] = (
+        {"address": config.trainer.ray_address} if config.trainer.ray_address else _own(config, settings)
+    )
     ray.init(runtime_env=environment, **given)
     try:
+        _check_devices(settings)
         yield
     finally:
         ray.shutdown()
 
 
-def _own(settings: Any) -> dict[str, Any]:
-    given: dict[str, Any] = {"address": "local", "include_dashboard": False, "_node_ip_address": LOOPBACK}
+def _check_devices(settings: Any) -> None:
+    """What workers run on is decided here, where the run was started."""
+    devices = [name for name in ray.cluster_resources() if name.startswith("accelerator_type:")]
+    if devices and settings.trainer.device == "cpu":
+        raise BadConfig(
+            f"this machine has no CUDA GPU and the Ray cluster has ({', '.join(devices)}): start the run on one of its "
+            "nodes with a GPU"
+        )
+
+
+def _own(config: TrainConfig, settings: Any) -> dict[str, Any]:
+    """On loopback, but for a Leyden server elsewhere, which has to reach vLLM."""
+    host = LOOPBACK if is_loopback(config.trainer.host) else config.trainer.host
+    given: dict[str, Any] = {"address": "local", "include_dashboard": False, "_node_ip_address": host}
     if settings.trainer.device == "cpu":
         workers = settings.trainer.n_gpus_per_node
         given |= {"num_cpus": 16, "num_gpus": workers, "object_store_memory": 500_000_000}
@@ -204,8 +229,8 @@ async def _awaited(running: Any) -> None:
     try:
         await running
     except RayTaskError as error:
-        if isinstance(error.cause, TrainingStopped):
-            raise TrainingStopped(str(error.cause)) from error
+        if isinstance(error.cause, LeydenError):
+            raise error.cause from error
         raise
 
 

@@ -6,10 +6,12 @@ Two private methods are overridden, each for one reason: `_compute_advantage` (o
 """
 
 import asyncio
+import dataclasses
 import functools
 import math
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -30,13 +32,11 @@ from leyden_trainer.journal import Journal
 from leyden_trainer.transitions import merge_rate
 from leyden_trainer.verl.critic import critic_loss
 from leyden_trainer.verl.manager import Experience, RolloutManager
+from leyden_trainer.verl.remembered import Remembered, remember
 from leyden_trainer.verl.scores import TransferredScores, columns_of
 from leyden_trainer.verl.sink import Sink
 
-__all__ = ["MEMORY", "TRAINERS", "LeydenTrainer"]
-
-MEMORY = "credit/"
-"""Before the names of what the credit method remembers, among the figures of a step."""
+__all__ = ["TRAINERS", "LeydenTrainer"]
 
 POLL_S = 0.05
 """How often verl looks whether the rollouts are there; its own default is 2 s."""
@@ -51,20 +51,20 @@ class LeydenTrainer(PPOTrainer):
 
     agent_loop_manager: RolloutManager
 
-    def __init__(self, config: Any, *, settings: TrainConfig, run: str, method: CreditMethod, on_cpu: bool) -> None:
-        self._settings, self._run, self._method, self._on_cpu = settings, run, method, on_cpu
+    def __init__(self, config: Any, *, settings: TrainConfig, folder: Path, method: CreditMethod, on_cpu: bool) -> None:
+        self._settings, self._folder, self._method, self._on_cpu = settings, folder, method, on_cpu
         self._journal: Journal | None = None
-        self._memory: Memory = {}
+        self._remembered = Remembered(0)
         self._advisor = Advisor(settings.trainer)
         super().__init__(config)
         self.replay_buffer.poll_interval = POLL_S
 
-    def resume(self, journal: Journal, memory: Memory) -> None:
-        """Where the figures of each step go, and what the credit method remembers of the steps before.
+    def resume(self, journal: Journal, remembered: Remembered) -> None:
+        """Where the figures of each step go, and what is known of the steps before.
 
         What verl kept of rollouts that were under way is dropped: those that the next step asks for are in the store.
         """
-        self._journal, self._memory = journal, memory
+        self._journal, self._remembered = journal, remembered
         if kept := tq.kv_list("train"):
             tq.kv_clear(keys=list(kept["train"]), partition_id="train")
         self._restored_tq_prompt_count = 0
@@ -76,10 +76,12 @@ class LeydenTrainer(PPOTrainer):
             self.critic_wg.set_loss_fn(functools.partial(critic_loss, clip=self._settings.critic.clip))
 
     def serve(self, *, held: bool) -> None:
-        """Tell the gateway where the policy is, and that its weights have made `global_steps` steps."""
+        """Tell the gateway where the policy is, and which weights it has: those after `global_steps` steps, and before
+        the step's update, while requests are held for it, those of the step before.
+        """
         addresses = self.llm_server_manager.get_addresses()
         model = self.config.actor_rollout_ref.model.path
-        self.agent_loop_manager.publish(addresses, model=model, version=self.global_steps, held=held)
+        self.agent_loop_manager.publish(addresses, model=model, version=self.global_steps - held, held=held)
 
     # What verl calls as it goes on.
 
@@ -134,9 +136,11 @@ class LeydenTrainer(PPOTrainer):
             self.role_worker_mapping[role] = training if role == Role.Critic else actor
 
     def _get_required_batch_multiple(self, dp_size: int) -> int:
-        """Rows of whole rollouts, padded by verl's zero-mask rows to what the workers can share, and no further."""
+        """Rows of whole rollouts, padded by verl's zero-mask rows to what the workers can share in micro-batches, and
+        no further."""
         rows = self._settings.trainer.rollouts_per_task  # verl counts a mini-batch in prompts, each of so many rows
-        return math.lcm(rows, dp_size) * self._settings.trainer.minibatches
+        micro = math.lcm(*_micro_batches(self.config, critic=self.use_critic))
+        return math.lcm(rows, dp_size * micro) * self._settings.trainer.minibatches
 
     def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
         """Leyden's credit, token weights and returns, written back for each row of verl's; padding rows have 0."""
@@ -144,14 +148,15 @@ class LeydenTrainer(PPOTrainer):
         groups = experience.batch.groups
         scored = TransferredScores(batch, experience, with_values=self.use_critic)
         before = self.global_steps - 1
-        work = assigned(groups, self._settings, self._method, self._memory, scored, always_score=True, version=before)
+        memory = self._remembered.credit
+        work = assigned(groups, self._settings, self._method, memory, scored, always_score=True, version=before)
         assignment = asyncio.run(work)
-        self._memory = assignment.memory
+        self._remember(assignment.memory)
         self.agent_loop_manager.credit(
             credits_of(
                 experience.batch,
                 assignment.advantages,
-                run=self._run,
+                run=self._folder.name,
                 step=self.global_steps,
                 method=self._settings.credit.method,
             )
@@ -162,9 +167,17 @@ class LeydenTrainer(PPOTrainer):
         fields = TensorDict({name: _jagged(rows) for name, rows in columns.items()}, batch_size=len(batch))
         batch = tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
         metrics.update(_figures(experience, assignment, before))
-        metrics["leyden/num_groups"] = float(self.agent_loop_manager.count_groups())
         self._set_mini_batches(len(batch))
         return batch
+
+    def _remember(self, memory: Memory) -> None:
+        self._remembered = dataclasses.replace(
+            self._remembered,
+            step=self.global_steps,
+            num_groups=self.agent_loop_manager.count_groups(),
+            credit={name: float(value) for name, value in memory.items()},
+        )
+        remember(self._folder, self._remembered)
 
     def _set_mini_batches(self, num_rows: int) -> None:
         """As many optimiser updates as `trainer.minibatches` says, whatever the number of rows; verl counts prompts."""
@@ -194,6 +207,18 @@ TRAINERS = {"sync": SyncTrainer, "colocate_async": ColocateAsyncTrainer}
 """By `trainer.mode`."""
 
 
+def _micro_batches(config: Any, *, critic: bool) -> list[int]:
+    """Of how many rows verl makes those that are not filled by tokens; a worker's rows have to be a multiple."""
+    model = config.actor_rollout_ref
+    parts = [
+        (model.actor.use_dynamic_bsz, model.actor.ppo_micro_batch_size_per_gpu),
+        (model.rollout.log_prob_use_dynamic_bsz, model.rollout.log_prob_micro_batch_size_per_gpu),
+        (model.ref.log_prob_use_dynamic_bsz, model.ref.log_prob_micro_batch_size_per_gpu),
+        (config.critic.use_dynamic_bsz or not critic, config.critic.ppo_micro_batch_size_per_gpu),
+    ]
+    return [rows for by_tokens, rows in parts if not by_tokens]
+
+
 def _jagged(rows: Sequence[Tensor]) -> Tensor:
     """(B, j) or (B, j, heads), float32."""
     return torch.nested.as_nested_tensor([row.float() for row in rows], layout=torch.jagged)
@@ -218,6 +243,6 @@ def _figures(experience: Experience, assignment: Assignment, version: int) -> di
         "leyden/replaced_groups": batch.replaced,
         "leyden/replaced_silent_groups": batch.replaced_silent,
         "leyden/merge_rate": merge_rate([member.calls for group in batch.groups for member in group]),
-        **{f"{MEMORY}{name}": value for name, value in assignment.memory.items()},
+        **{f"credit/{name}": value for name, value in assignment.memory.items()},
     }
     return {name: float(value) for name, value in figures.items() if value is not None}

@@ -1,6 +1,7 @@
 """What a user would pick instead: TRL's GRPOTrainer beside `leyden train`; same model, tasks, rollouts, learning rate.
 
-The task is the single-call form of the calculator's, since GRPOTrainer samples one completion for a prompt. CPU seconds
+The task is the single-call form of the calculator's, since GRPOTrainer samples one completion for a prompt. Both train
+the decoder's layers, not the embedding that its head shares, with the same warm-up. CPU seconds
 are those of all processes of a run (ours: trainer, server, runner and its workers), imports and loading too, evaluation
 not. Both checkpoints are judged by the same code.
 """
@@ -65,6 +66,8 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=8)
     asked = parser.parse_args()
+    if len(asked.seeds) < 2:
+        parser.error("--seeds: the noise is measured between seeds; name two at least")
     model = model_folder(MODEL, cache=CACHE)
     runs: dict[str, list[Trained]] = {"trl": [], "leyden": []}
     with tempfile.TemporaryDirectory() as folder:

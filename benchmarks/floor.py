@@ -24,7 +24,7 @@ from leyden_trainer.transitions import Transition, transitions
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples" / "calculator_langgraph"
-RUN = EXAMPLE / "runs" / "floor"
+RUNS = EXAMPLE / "runs"
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,11 @@ def sampling(shape: Shape, calls: Sequence[Call]) -> float:
 
 
 def training(shape: Shape, rows: Sequence[Transition]) -> float:
-    """Forward and backward: three times the forward pass over the rows that taught something."""
+    """Forward and backward, three times the forward pass over the rows that taught something; twice for the head, whose
+    weights, the embedding's, are not trained."""
     read = [row.token_ids[:-1] for row in rows]
-    return 3.0 * shape.forward(depths_of(read), sum(sum(row.mask) for row in rows))
+    predictions = sum(sum(row.mask) for row in rows)
+    return 3.0 * shape.forward(depths_of(read), 0) + 2.0 * shape.forward([], predictions)
 
 
 def rate(threads: int) -> float:
@@ -92,10 +94,10 @@ def rate(threads: int) -> float:
     return 2.0 * 2048**3 / best
 
 
-async def floors(shape: Shape, step: int) -> tuple[float, float]:
+async def floors(run: Path, shape: Shape, step: int) -> tuple[float, float]:
     """Operations of the step's sampling and of its training."""
-    store = SqlStore.open(RUN / "store.sqlite")
-    page = await store.rollouts(run="floor", mode="train", limit=1000)
+    store = SqlStore.open(run / "store.sqlite")
+    page = await store.rollouts(run=run.name, mode="train", limit=1000)
     ids = [rollout.id for rollout in page.rollouts if rollout.step == step]
     calls = await store.calls(ids)
     taught = {credit.rollout_id for credit in await store.credits(ids) if credit.advantage}
@@ -108,21 +110,26 @@ async def floors(shape: Shape, step: int) -> tuple[float, float]:
 def main() -> None:
     """Train some steps, then print a line for each phase of each."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=4, choices=range(1, 16))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     subprocess.run([sys.executable, str(EXAMPLE / "make_tasks.py")], check=True)
     command = [sys.executable, "-m", "leyden", "train", str(EXAMPLE / "train.toml"), "--name=floor"]
     flags = [f"--trainer.steps={arguments.steps}", "--trainer.evaluate_every=100", "--trainer.stop_at=2"]
+    before = set(RUNS.glob("*/summary.json"))
     subprocess.run([*command, *flags], check=True)
-    shape, speed = Shape.read(RUN / "checkpoints" / "last"), rate(arguments.threads)
+    (summary,) = set(RUNS.glob("*/summary.json")) - before
+    run = summary.parent
+    shape, speed = Shape.read(run / "checkpoints" / "last"), rate(arguments.threads)
     print(f"matrix product, float32, {arguments.threads} threads: {speed / 1e9:.0f} GFLOP/s")
     print(f"{'step':>4} {'phase':<10} {'GFLOP':>8} {'floor s':>8} {'seconds':>8} {'times the floor':>16}")
-    for line in (RUN / "metrics.jsonl").read_text().splitlines():
+    for line in (run / "metrics.jsonl").read_text().splitlines():
         record = json.loads(line)
         if "seconds_rollouts" not in record:
             continue
-        for phase, operations in zip(("rollouts", "update"), asyncio.run(floors(shape, record["step"])), strict=True):
+        for phase, operations in zip(
+            ("rollouts", "update"), asyncio.run(floors(run, shape, record["step"])), strict=True
+        ):
             least, took = operations / speed, record[f"seconds_{phase}"]
             row = f"{record['step']:>4} {phase:<10} {operations / 1e9:8.0f} {least:8.2f} {took:8.2f}"
             print(f"{row} {took / least if least else float('nan'):16.1f}")

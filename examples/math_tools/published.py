@@ -33,11 +33,13 @@ def read(path: Path, form: str) -> Iterator[dict]:
     Raises:
         ValueError: a line has another form.
     """
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            yield {"id": f"{path.stem}-{number}", **FORMS[form](json.loads(line))}
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}, line {number} is not of the form {form}: {error!r}; see published.py") from error
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                yield {"id": f"{path.stem}-{number}", **FORMS[form](json.loads(line))}
+            except (ValueError, KeyError, TypeError) as error:
+                problem = f"{path}, line {number} is not of the form {form}: {error!r}; see published.py"
+                raise ValueError(problem) from error
 
 
 def is_number(text: str) -> bool:

@@ -1,16 +1,23 @@
 """The reward: True if the last words are the right number in the agreed form."""
 
+import math
 import re
+
+ROUNDED = 1e-5
 
 
 def score(task: dict, result: str) -> bool:
-    said = re.fullmatch(r"ANSWER\((.+)\)", result.strip())
+    said = re.search(r"ANSWER\(([^()]+)\)$", result.strip())
     return said is not None and same(said[1], str(task["answer"]))
 
 
 def same(said: str, right: str) -> bool:
-    """Whether both are one number, whatever its spelling, or the same words (the letter of a choice)."""
+    """Whether both are one number, whatever its spelling, or the same words (the letter of a choice).
+
+    A fraction may be rounded, as the calculator rounds it.
+    """
     try:
-        return float(said.replace(",", "")) == float(right.replace(",", ""))
+        number, wanted = (float(text.replace(",", "")) for text in (said, right))
     except ValueError:
         return said.strip().lower() == right.strip().lower()
+    return math.isclose(number, wanted, rel_tol=0.0 if wanted.is_integer() else ROUNDED)

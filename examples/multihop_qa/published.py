@@ -3,6 +3,7 @@
 A line of another form is refused by file and line.
 """
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -33,11 +34,13 @@ def read(path: Path, form: str, count: int) -> tuple[list[dict], list[str]]:
     """
     tasks: list[dict] = []
     paragraphs: dict[str, None] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()[:count], 1):
-        try:
-            task, told = FORMS[form](json.loads(line))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}, line {number} is not of the form {form}: {error!r}; see published.py") from error
-        tasks.append(task)
-        paragraphs.update(dict.fromkeys(told))
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(itertools.islice(lines, count), 1):
+            try:
+                task, told = FORMS[form](json.loads(line))
+            except (ValueError, KeyError, TypeError) as error:
+                problem = f"{path}, line {number} is not of the form {form}: {error!r}; see published.py"
+                raise ValueError(problem) from error
+            tasks.append(task)
+            paragraphs.update(dict.fromkeys(told))
     return tasks, list(paragraphs)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TypedDict
 
-from execution import run_query
+from execution import query_in, run_query
 from langchain_core.messages import HumanMessage, SystemMessage
 from langchain_openai import ChatOpenAI
 from langgraph.graph import END, START, StateGraph
@@ -30,7 +30,7 @@ def ask(system: str, *parts: str) -> str:
 
 
 def writer(state: State) -> State:
-    return {"sql": ask(WRITER, state["schema"], state["question"]), "rounds": 1}
+    return {"sql": query_in(ask(WRITER, state["schema"], state["question"])), "rounds": 1}
 
 
 def execute(state: State) -> State:
@@ -43,8 +43,8 @@ def checker(state: State) -> State:
 
 
 def rewriter(state: State) -> State:
-    sql = ask(REWRITER, state["schema"], state["question"], state["sql"], state["result"])
-    return {"sql": sql, "rounds": state["rounds"] + 1}
+    said = ask(REWRITER, state["schema"], state["question"], state["sql"], state["result"])
+    return {"sql": query_in(said), "rounds": state["rounds"] + 1}
 
 
 def after_execution(state: State) -> str:

@@ -3,6 +3,7 @@
 Steps, not seconds, so that the same query ends the same way on a busy machine.
 """
 
+import re
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,9 @@ MAX_STEPS = 2_000_000
 MAX_ROWS = 20_000
 MAX_BYTES = 1_000_000
 """Of one value, and of the query itself."""
+MAX_TOTAL = 10_000_000
+"""Characters and bytes of all rows."""
+FENCE = re.compile(r"```(?:sql|sqlite)?\s(.*?)```", re.DOTALL)
 READING = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
 
 
@@ -29,6 +33,12 @@ class Outcome:
         return f"{len(self.rows)} rows: {rows}"[:num_characters]
 
 
+def query_in(said: str) -> str:
+    """An answer's query, which larger models put between fences."""
+    fenced = FENCE.search(said)
+    return fenced[1].strip() if fenced else said
+
+
 def run_query(database: Path, sql: str) -> Outcome:
     """One statement that reads. Whatever is wrong with it is in the outcome."""
     connection = sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)
@@ -38,13 +48,20 @@ def run_query(database: Path, sql: str) -> Outcome:
         connection.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, MAX_BYTES)
         connection.set_authorizer(_may_only_read)
         connection.set_progress_handler(lambda: 1, MAX_STEPS)
-        rows = connection.execute(sql).fetchmany(MAX_ROWS + 1)
+        return _fetched(connection.execute(sql))
     except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError) as error:
         return Outcome(error=str(error) or type(error).__name__)
     finally:
         connection.close()
-    if len(rows) > MAX_ROWS:
-        return Outcome(error=f"more than {MAX_ROWS} rows")
+
+
+def _fetched(cursor: sqlite3.Cursor) -> Outcome:
+    rows, total = [], 0
+    for row in cursor:
+        rows.append(row)
+        total += sum(len(value) for value in row if isinstance(value, str | bytes))
+        if len(rows) > MAX_ROWS or total > MAX_TOTAL:
+            return Outcome(error=f"more than {MAX_ROWS} rows, or {MAX_TOTAL} bytes")
     return Outcome(tuple(rows))
 
 

@@ -102,12 +102,15 @@ def main() -> None:
     source = arguments.spider or dev_set(FOLDER / ".cache")
     spider = read_spider(source, tuple(arguments.questions))
     databases = FOLDER / "databases"
+    shutil.rmtree(databases, ignore_errors=True)  # those of another source would be asked too
     if arguments.spider:
         copy_databases(spider, source, databases)
     else:
         make_databases(spider, databases)
     apart = {f"databases/{name}" for name in split(spider)}
     made = tasks(spider, databases, short=not arguments.all)
+    if not made:
+        raise SystemExit(f"no question of {source} has a gold query with a result; expected its database/NAME/*.sqlite")
     heldout = [task for task in made if task["database"] in apart]
     random.Random("heldout").shuffle(heldout)
     heldout.sort(key=lambda task: task["source"])  # Spider's own first: they are fewer

@@ -84,6 +84,7 @@ def example(tmp_path: Path, spider: Path) -> Path:
         "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n",
         "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n LIMIT 30000) SELECT x FROM n",
         "SELECT length(zeroblob(900000000))",
+        "SELECT zeroblob(900000) FROM singer a, singer b, singer c, singer d",
         "SELECT load_extension('x')",
         "not SQL",
         "SELECT '\ud800'",
@@ -97,6 +98,19 @@ def test_a_query_can_neither_write_nor_hang_nor_fill_the_memory(database: Path, 
     assert not outcome.rows
     assert outcome.error or sql == ""
     assert database.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("said", "sql"),
+    [
+        ("SELECT 1", "SELECT 1"),
+        ("```sql\nSELECT 1\n```", "SELECT 1"),
+        ("Here it is:\n```\nSELECT 1;\n```\nIt counts.", "SELECT 1;"),
+        ("```sql SELECT 1```", "SELECT 1"),
+    ],
+)
+def test_a_query_between_fences_is_taken_out(said: str, sql: str) -> None:
+    assert function("execution.py:query_in")(said) == sql
 
 
 def test_a_reader_sees_the_first_rows_or_the_error(database: Path) -> None:

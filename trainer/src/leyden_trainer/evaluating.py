@@ -89,7 +89,10 @@ async def _published(
         port=config.trainer.port,
         key=secrets.token_urlsafe(16),
     )
-    model = await asyncio.to_thread(ServedModel.load, checkpoint.folder, options, version=version)
+    template = config.model.chat_template
+    model = await asyncio.to_thread(
+        ServedModel.load, checkpoint.folder, options, version=version, chat_template=template
+    )
     async with model.serving():
         endpoint = model.endpoint(version)
         await store.publish(endpoint)

@@ -130,7 +130,8 @@ class Run:
         from leyden_trainer.local.serving import ServedModel, ServingOptions
 
         options = ServingOptions(self.config.model.device, self.config.model.context_length, port=port)
-        model = ServedModel.load(self.checkpoint(checkpoint), options)
+        template = self.config.model.chat_template
+        model = ServedModel.load(self.checkpoint(checkpoint), options, chat_template=template)
         model.server.start()
         try:
             yield model.server.url

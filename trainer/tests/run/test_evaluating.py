@@ -51,6 +51,19 @@ def test_two_checkpoints_are_compared_on_the_same_tasks_and_written_down(folder:
     assert json.loads(shown.stdout)["calls"][0]["attempts"][0]["version"] == 1
 
 
+def test_the_base_is_given_its_prompts_as_training_gives_them(folder: Path, leyden: Leyden) -> None:
+    """By `model.chat_template`, which the checkpoints have and the base's own folder has not."""
+    (folder / "bare.jinja").write_text("{% for message in messages %}{{ message.content }}{% endfor %}")
+    lengths = []
+    for name, flags in (("own", ()), ("bare", ("--model.chat_template=bare.jinja",))):
+        done = leyden("eval", "train.toml", "--checkpoint", "base", f"--name={name}", *flags)
+        assert done.returncode == 0, done.stderr
+        store = str(folder / "runs" / f"{name}-eval" / "store.sqlite")
+        shown = leyden("show", f"{name}-eval-c0-1-r0", "--store", store, "--json")
+        lengths.append(len(json.loads(shown.stdout)["calls"][0]["attempts"][0]["prompt_token_ids"]))
+    assert lengths[1] < lengths[0]
+
+
 def test_what_cannot_be_evaluated_is_one_clear_error(folder: Path, leyden: Leyden) -> None:
     assert "no run named tiny" in leyden("eval", "train.toml").stderr
     many = leyden("eval", "train.toml", "--checkpoint", "base", "--k", "3")

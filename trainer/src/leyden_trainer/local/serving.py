@@ -45,13 +45,15 @@ class ServedModel:
     server: PolicyServer
 
     @classmethod
-    def load(cls, folder: Path, options: ServingOptions, *, version: int = 0) -> Self:
-        """Load a folder that transformers loads.
+    def load(
+        cls, folder: Path, options: ServingOptions, *, version: int = 0, chat_template: Path | None = None
+    ) -> Self:
+        """Load a folder that transformers loads; `chat_template` is a file that stands in for the folder's own.
 
         Raises:
             BadConfig: it cannot be loaded or run exactly, or the port is in use.
         """
-        model, tokenizer = load_model(folder, device=device_of(options.device))
+        model, tokenizer = load_model(folder, device=device_of(options.device), chat_template=chat_template)
         length = min(options.context_length, context_length(model))
         sampler = Sampler(model, context_length=length, max_rows=options.max_rows, version=version)
         return cls(model, tokenizer, sampler, open_server(sampler, tokenizer, folder.name, options))

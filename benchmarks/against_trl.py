@@ -82,6 +82,11 @@ def main() -> int:
                 curve = " ".join(f"{reward:.2f}" for reward in trained.rewards)
                 line = f"{seed:>4} {name:>7} {asked.steps * 64:>9} {curve:<48} {trained.success:8.3f}"
                 print(f"{line} {trained.cpu_s:7.0f}", flush=True)
+    for name, done in runs.items():
+        gained = statistics.fmean(trained.success - before for trained in done)
+        per_cpu = 100 * gained / statistics.fmean(trained.cpu_s for trained in done)
+        per_rollout = 100 * gained / (64 * asked.steps)
+        print(f"{name}: held-out success gained {per_rollout:.4f} per 100 rollouts, {per_cpu:.4f} per 100 CPU seconds")
     return verdict(runs["leyden"], runs["trl"])
 
 

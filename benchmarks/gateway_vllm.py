@@ -42,7 +42,7 @@ def vllm(folder: Path, model: Path, clients: int, context: int) -> Iterator[Door
     settings = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1")}
     with doors.process(command, log, settings) as child:
         doors.until(child, log, lambda told: "startup complete" in told, 600)
-        client = {"base_url": f"http://127.0.0.1:{port}/v1", "api_key": "none"}
+        client = {"base_url": f"http://127.0.0.1:{port}/v1", "api_key": MODEL}  # any will do
         yield Door("vLLM", [client] * clients, child.pid, model=MODEL)
 
 

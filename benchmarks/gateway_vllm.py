@@ -29,16 +29,16 @@ STRAIGHT = {
     "for tokens": {"logprobs": True, "extra_body": {"return_token_ids": True}},
     "for text": {},
 }
-_WORDS = " ".join(f"w{place * 7919 % 997}" for place in range(60))
+_WORDS = " ".join(f"w{place * 7919 % 997}" for place in range(30))
 _NUMBER = itertools.count()
 
 
 @contextmanager
-def vllm(folder: Path, model: Path, clients: int, context: int) -> Iterator[Door]:
+def vllm(folder: Path, model: Path, clients: int) -> Iterator[Door]:
     """A server of vLLM's with its own defaults, but for the room of a CPU's cache."""
     log, port = folder / "vllm.log", doors.free_port()
     command = [str(Path(sys.executable).with_name("vllm")), "serve", str(model), "--served-model-name", MODEL]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", str(context)]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
     settings = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1")}
     with doors.process(command, log, settings) as child:
         doors.until(child, log, lambda told: "startup complete" in told, 600)
@@ -109,7 +109,7 @@ def main() -> int:
     with ExitStack() as stack:
         folder = stack.enter_context(doors.folder())
         make_endless_model(folder / "model", asked.model)
-        bare = stack.enter_context(vllm(folder, folder / "model", asked.clients, 512 + asked.tokens))
+        bare = stack.enter_context(vllm(folder, folder / "model", asked.clients))
         leyden = stack.enter_context(doors.leyden(folder, bare))
         rates = measure(bare, leyden, asked)
     return 0 if report(rates, asked) else 1

@@ -8,6 +8,7 @@ import argparse
 import itertools
 import json
 import random
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,11 +77,15 @@ def from_templates(seed: int, *, heldout: bool) -> Iterator[dict]:
 
 
 def from_gsm_symbolic(seed: int, count: int) -> Iterator[dict]:
-    """Problems from the hundred templates of GSM-Symbolic (arXiv:2410.05229), numbers and names drawn anew."""
+    """Problems from the hundred templates of GSM-Symbolic (arXiv:2410.05229), numbers and names drawn anew.
+
+    The library does not name a problem's template; the names of its variables tell templates apart.
+    """
     import reasoning_gym  # takes seconds to import
 
     for row in reasoning_gym.create_dataset("gsm_symbolic", size=count, seed=seed):
-        yield {"question": row["question"], "answer": row["answer"], "kind": str(row["metadata"].get("source_index"))}
+        kind = zlib.crc32(" ".join(sorted(row["metadata"]["variables"])).encode())
+        yield {"question": row["question"], "answer": row["answer"], "kind": str(kind)}
 
 
 def distinct(tasks: Iterator[dict], count: int) -> list[dict]:
@@ -106,8 +111,9 @@ def sides(arguments: argparse.Namespace) -> tuple[list[dict], list[dict]]:
             distinct(from_templates(seed, heldout=True), heldout),
         )
     if arguments.source == "gsm-symbolic":
-        tasks = distinct(from_gsm_symbolic(seed, 2 * (train + heldout)), train + heldout)
-        return tasks[heldout:], tasks[:heldout]
+        tasks = list(from_gsm_symbolic(seed, 2 * (train + 5 * heldout)))  # a fifth of the templates is held out
+        apart = (task for task in tasks if int(task["kind"]) % 5 == 0)
+        return distinct((task for task in tasks if int(task["kind"]) % 5), train), distinct(apart, heldout)
     if not arguments.train_file or not arguments.heldout_file:
         raise SystemExit(f"--source {arguments.source} needs --train-file and --heldout-file")
     train_tasks = itertools.islice(read(arguments.train_file, arguments.source), train)

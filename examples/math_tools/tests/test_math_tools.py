@@ -83,6 +83,7 @@ def test_gsm_symbolic_gives_each_side_its_own_problems(tmp_path: Path) -> None:
     sides = [lines(tmp_path / f"{name}.jsonl") for name in ("train", "heldout")]
     assert [len(side) for side in sides] == [20, 5]
     assert not {task["question"] for task in sides[0]} & {task["question"] for task in sides[1]}
+    assert not {task["kind"] for task in sides[0]} & {task["kind"] for task in sides[1]}
     assert all(re.fullmatch(r"-?\d+(\.\d+)?", task["answer"]) for task in sides[0])
 
 

@@ -101,9 +101,9 @@ def main() -> int:
     """Run and report; 1 if it was missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default=SMALL, help=f"as in a configuration, or {TINY}")
-    parser.add_argument("--clients", type=int, default=64)
-    parser.add_argument("--calls", type=int, default=2, help="of each client in a turn")
-    parser.add_argument("--tokens", type=int, default=128, help="of each answer")
+    parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--calls", type=int, default=1, help="of each client in a turn")
+    parser.add_argument("--tokens", type=int, default=64, help="of each answer")
     parser.add_argument("--rounds", type=int, default=5)
     asked = parser.parse_args()
     with ExitStack() as stack:

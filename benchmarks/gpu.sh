@@ -17,4 +17,4 @@ train() { # EXAMPLE
 train calculator_langgraph
 "$agent" examples/text_to_sql/make_tasks.py --all
 train text_to_sql
-python benchmarks/gateway_vllm.py --model "$model" --clients 256 --calls 4
+python benchmarks/gateway_vllm.py --model "$model" --clients 256 --calls 4 --tokens 128

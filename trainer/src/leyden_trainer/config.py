@@ -6,7 +6,7 @@ Paths are relative to the TOML file's folder. No environment variable is read.
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
@@ -196,11 +196,14 @@ class LossConfig(Section):
         return self
 
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
 class OptimizerConfig(Section):
     learning_rate: float = Field(default=2e-5, gt=0)
     warmup_steps: int = Field(default=2, ge=0)
     """Update k of the first n has k/n of the learning rate, on either backend."""
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: tuple[Decay, Decay] = (0.9, 0.99)
     """Of AdamW's moments. RL's steps are few: with the usual 0.999 the second would remember the first to the end."""
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)

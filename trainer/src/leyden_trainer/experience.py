@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from leyden.errors import TrainingStopped
 from leyden.store.protocol import Store
-from leyden.types import Call, Reward, Rollout
+from leyden.types import Call, Endpoint, Reward, Rollout
 from leyden_trainer.judge import JudgeCost
 from leyden_trainer.transitions import IncompleteRollout, Transition, transitions
 
@@ -28,6 +28,7 @@ __all__ = [
     "collect_batch",
     "finish_all",
     "hold_policies",
+    "is_policy",
     "read_members",
     "standard_error",
     "take_over",
@@ -156,13 +157,15 @@ async def finish_all(
     return [finished[rollout.id] for rollout in rollouts]
 
 
-async def hold_policies(store: Store) -> None:
-    """The policy server of the run before, which may not have ended in order, is gone: requests wait for the new one.
+def is_policy(endpoint: Endpoint) -> bool:
+    """Whether a trainer has published it; a server that is shared may have others."""
+    return endpoint.id.partition("-")[0] == POLICY
 
-    Other endpoints of a server that is shared are left alone.
-    """
+
+async def hold_policies(store: Store) -> None:
+    """The policy server of the run before, which may not have ended in order, is gone: requests wait for the new one."""
     for endpoint in await store.endpoints():
-        if endpoint.state == "ready" and endpoint.id.partition("-")[0] == POLICY:
+        if endpoint.state == "ready" and is_policy(endpoint):
             await store.publish(endpoint.model_copy(update={"state": "held"}))
 
 

@@ -53,6 +53,7 @@ def test_a_flag_may_be_spelt_with_dashes(toml: Path) -> None:
         ("--warm_start.epoch=2", r"unknown key warm_start\.epoch; known here: demonstrations, epochs, batch"),
         ("--trainr.steps=3", r"unknown key trainr; known here: name, seed"),
         ("--trainer.steps=many", r"trainer\.steps: .* got 'many'"),
+        ("--optimizer.betas=[0.9, 1.0]", r"optimizer\.betas\.1: .*less than 1"),
         ("--trainer.steps=0", r"trainer\.steps: .*greater than or equal to 1"),
         ("--seed.x=1", "seed is a value, not a section"),
         ("--fast", "a flag has the form --section.key=value"),

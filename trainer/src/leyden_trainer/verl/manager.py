@@ -31,6 +31,7 @@ from leyden_trainer.experience import (
     check_complete,
     collect_batch,
     finish_all,
+    is_policy,
     read_members,
 )
 from leyden_trainer.journal import noted_step
@@ -132,9 +133,9 @@ class RolloutManager:
 
     def withdraw(self, *, from_number: int = 0) -> None:
         """Tell the gateway that the policy's servers, from this one on, are no more."""
-        numbered = {f"{POLICY}-{number}" for number in range(from_number)}
+        ours = {f"{POLICY}-{number}" for number in range(from_number)}
         for endpoint in self._wait(self._store.endpoints()):
-            if endpoint.id.startswith(f"{POLICY}-") and endpoint.id not in numbered and endpoint.state != "gone":
+            if is_policy(endpoint) and endpoint.id not in ours and endpoint.state != "gone":
                 self._wait(self._store.publish(endpoint.model_copy(update={"state": "gone"})))
 
     def credit(self, credits: Sequence[Credit]) -> None:
@@ -183,11 +184,12 @@ class RolloutManager:
     async def _train_one(self, uid: str, step: int) -> bool:
         """A group by itself: verl takes the oldest that are there. For one that may not be trained on it asks again.
 
-        Between two steps as many groups are replaced as in a synchronous step, and no more.
+        Between two steps as many groups are replaced as in a synchronous step, and hardly more: of what is under way
+        when that is reached, silent groups are still left out.
         """
         most = self._config.trainer.tasks_per_step
         how = replace(self._how(None), once=True)
-        if sum(lost.batch.replaced_silent for lost in self._lost) >= MAX_SILENT * most:
+        if sum(found.batch.replaced_silent for found in self._lost) >= MAX_SILENT * most:
             how = replace(how, replace_silent=False)
         batch = await collect_batch(self._store, self._draw(step), 1, how)
         found = Experience(batch)
@@ -198,7 +200,8 @@ class RolloutManager:
             await self._put(batch.groups[0], found.rows, step, "train")
             return True
         self._lost.append(found)
-        if (lost := sum(lost.batch.replaced for lost in self._lost)) > most:
+        lost = sum(found.batch.replaced for found in self._lost)
+        if lost > most:
             raise TrainingStopped(
                 f"{lost} groups since the last step had fewer than two complete rollouts, more than the cap of {most}; "
                 f"see one with `leyden show {batch.members[0].rollout.id}`"

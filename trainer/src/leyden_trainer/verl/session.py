@@ -26,7 +26,7 @@ from leyden.tasks import read_tasks
 from leyden_trainer.assignment import configured_method
 from leyden_trainer.children import Server, opened_server, started_runner
 from leyden_trainer.config import TrainConfig
-from leyden_trainer.experience import hold_policies, take_over
+from leyden_trainer.experience import hold_policies, is_policy, take_over
 from leyden_trainer.folders import CACHE
 from leyden_trainer.local.source import model_folder
 from leyden_trainer.screen import Screen
@@ -211,7 +211,7 @@ async def _served(server: Server, training: asyncio.Future[None]) -> None:
     """Until the policy is, or training ended. Agents of a run that goes on have work at once, and limits of time."""
     store = HttpStore(server.url, server.key)
     try:
-        while not training.done() and not any(endpoint.state == "ready" for endpoint in await store.endpoints()):
+        while not training.done() and not any(e.state == "ready" and is_policy(e) for e in await store.endpoints()):
             await asyncio.wait({training}, timeout=LOOK_S)
     finally:
         await store.close()

@@ -62,7 +62,7 @@ class LeydenTrainer(PPOTrainer):
     def resume(self, journal: Journal, remembered: Remembered) -> None:
         """Where the figures of each step go, and what is known of the steps before.
 
-        What verl kept of rollouts that were under way is dropped: those that the next step asks for are in the store.
+        What verl kept of rollouts that were under way is dropped: the next step asks the store for them, or for others.
         """
         self._journal, self._remembered = journal, remembered
         if kept := tq.kv_list("train"):
@@ -81,7 +81,8 @@ class LeydenTrainer(PPOTrainer):
         """
         addresses = self.llm_server_manager.get_addresses()
         model = self.config.actor_rollout_ref.model.path
-        self.agent_loop_manager.publish(addresses, model=model, version=self.global_steps - held, held=held)
+        version = self.global_steps - 1 if held else self.global_steps
+        self.agent_loop_manager.publish(addresses, model=model, version=version, held=held)
 
     # What verl calls as it goes on.
 

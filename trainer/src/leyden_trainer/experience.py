@@ -163,7 +163,7 @@ def is_policy(endpoint: Endpoint) -> bool:
 
 
 async def hold_policies(store: Store) -> None:
-    """The policy server of the run before, which may not have ended in order, is gone: requests wait for the new one."""
+    """The policy server of the run before is gone, in order or not: requests wait for the new one."""
     for endpoint in await store.endpoints():
         if endpoint.state == "ready" and is_policy(endpoint):
             await store.publish(endpoint.model_copy(update={"state": "held"}))

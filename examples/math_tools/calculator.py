@@ -11,9 +11,9 @@ async def calculator(expression: Annotated[str, "such as 3*(4+5)"]) -> str:
     """Work out + - * / and brackets."""
     try:
         value = evaluate(ast.parse(expression.strip(), mode="eval").body)
+        return str(int(value)) if value == int(value) else str(round(value, 6))
     except (SyntaxError, ValueError, ZeroDivisionError, OverflowError) as error:
         raise ValueError(f"cannot work out {expression!r}") from error
-    return str(int(value)) if value == int(value) else str(round(value, 6))
 
 
 def evaluate(node: ast.expr) -> int | float:

@@ -77,7 +77,8 @@ def from_templates(seed: int, *, heldout: bool) -> Iterator[dict]:
 
 
 def from_gsm_symbolic(seed: int, count: int) -> Iterator[dict]:
-    """Problems from the hundred templates of GSM-Symbolic (arXiv:2410.05229), numbers and names drawn anew.
+    """Problems from GSM-Symbolic's templates (arXiv:2410.05229), numbers and names drawn anew, of the one difficulty
+    that the library offers.
 
     The library does not name a problem's template; the names of its variables tell templates apart.
     """

@@ -3,7 +3,9 @@
 import math
 import re
 
-ROUNDED = 1e-5
+FIVE_DIGITS = 1e-5
+SIX_DECIMALS = 5e-7
+"""As many as the calculator gives."""
 
 
 def score(task: dict, result: str) -> bool:
@@ -14,10 +16,12 @@ def score(task: dict, result: str) -> bool:
 def same(said: str, right: str) -> bool:
     """Whether both are one number, whatever its spelling, or the same words (the letter of a choice).
 
-    A fraction may be rounded, as the calculator rounds it.
+    A fraction may be rounded as the calculator rounds it, or to five digits.
     """
     try:
         number, wanted = (float(text.replace(",", "")) for text in (said, right))
     except ValueError:
         return said.strip().lower() == right.strip().lower()
-    return math.isclose(number, wanted, rel_tol=0.0 if wanted.is_integer() else ROUNDED)
+    if wanted.is_integer():
+        return number == wanted
+    return math.isclose(number, wanted, rel_tol=FIVE_DIGITS, abs_tol=SIX_DECIMALS)

@@ -1,7 +1,7 @@
-"""Writes passages.jsonl, train.jsonl, heldout.jsonl and demos.jsonl; the same for the same seed.
+"""Writes passages.jsonl, train.jsonl and heldout.jsonl; the same for the same seed.
 
 The questions take two passages of an invented world (world.py), and the held-out ones are about names and countries
-that training never asks about. `--source musique` or `hotpotqa` takes a user's own files instead, without demos.
+that training never asks about. `--source musique` or `hotpotqa` takes a user's own files instead.
 """
 
 import argparse
@@ -54,8 +54,8 @@ def main() -> None:
             numbered("heldout", chosen(questions(worlds[1], heldout=True), arguments.heldout, rng)),
         )
     elif arguments.train_file and arguments.heldout_file:
-        train, told = read(arguments.train_file, arguments.source, arguments.train)
-        heldout, told_too = read(arguments.heldout_file, arguments.source, arguments.heldout)
+        train, told = read(arguments.train_file, arguments.source, arguments.train, rng)
+        heldout, told_too = read(arguments.heldout_file, arguments.source, arguments.heldout, rng)
         sides, texts = (train, heldout), list(dict.fromkeys([*told, *told_too]))
     else:
         raise SystemExit(f"--source {arguments.source} needs --train-file and --heldout-file")

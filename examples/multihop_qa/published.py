@@ -1,11 +1,11 @@
-"""Reads MuSiQue (arXiv:2108.00573) and HotpotQA (arXiv:1809.09600) as JSON lines: tasks, and paragraphs to search.
+"""Reads MuSiQue (arXiv:2108.00573) and HotpotQA (arXiv:1809.09600): tasks, and paragraphs to search.
 
-A line of another form is refused by file and line.
+A file is JSON lines or, as HotpotQA's authors ship it, one JSON array. A row of another form is refused by its number.
 """
 
-import itertools
 import json
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 Row = tuple[dict, list[str]]
@@ -13,34 +13,48 @@ Row = tuple[dict, list[str]]
 
 def musique(row: dict) -> Row:
     """`{"id", "question", "answer", "answer_aliases", "paragraphs": [{"title", "paragraph_text"}]}`."""
+    if not row.get("answerable", True):
+        raise ValueError("no paragraph answers the question; take MuSiQue's musique_ans files")
     task = {"id": row["id"], "question": row["question"], "answer": row["answer"], "aliases": row["answer_aliases"]}
     return task, [f"{part['title']}: {part['paragraph_text']}" for part in row["paragraphs"]]
 
 
 def hotpotqa(row: dict) -> Row:
-    """`{"_id", "question", "answer", "context": [[title, [sentence, ...]], ...]}`."""
-    task = {"id": row["_id"], "question": row["question"], "answer": row["answer"], "aliases": []}
-    return task, [f"{title}: {''.join(sentences)}" for title, sentences in row["context"]]
+    """`{"_id", "question", "answer", "context": [[title, [sentence, ...]], ...]}`, or as on the Hugging Face hub
+    `"id"` and `"context": {"title": [...], "sentences": [[...], ...]}`."""
+    name, context = row["_id"] if "_id" in row else row["id"], row["context"]
+    if isinstance(context, dict):
+        context = zip(context["title"], context["sentences"], strict=True)
+    task = {"id": name, "question": row["question"], "answer": row["answer"], "aliases": []}
+    return task, [f"{title}: {''.join(sentences)}" for title, sentences in context]
 
 
 FORMS: dict[str, Callable[[dict], Row]] = {"musique": musique, "hotpotqa": hotpotqa}
 
 
-def read(path: Path, form: str, count: int) -> tuple[list[dict], list[str]]:
-    """The first `count` tasks of a file, and the different paragraphs of them all.
+def read(path: Path, form: str, count: int, rng: random.Random) -> tuple[list[dict], list[str]]:
+    """`count` tasks drawn from a file, since MuSiQue's begins with the easiest, and the paragraphs of them all.
 
     Raises:
-        ValueError: a line has another form.
+        ValueError: a row has another form.
     """
-    tasks: list[dict] = []
-    paragraphs: dict[str, None] = {}
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(itertools.islice(lines, count), 1):
-            try:
-                task, told = FORMS[form](json.loads(line))
-            except (ValueError, KeyError, TypeError) as error:
-                problem = f"{path}, line {number} is not of the form {form}: {error!r}; see published.py"
-                raise ValueError(problem) from error
-            tasks.append(task)
-            paragraphs.update(dict.fromkeys(told))
-    return tasks, list(paragraphs)
+    found: list[Row] = []
+    for number, raw in enumerate(rows(path), 1):
+        try:
+            found.append(FORMS[form](json.loads(raw) if isinstance(raw, str) else raw))
+        except (ValueError, KeyError, TypeError) as error:
+            problem = f"{path}, row {number} is not of the form {form}: {error!r}; see published.py"
+            raise ValueError(problem) from error
+    taken = rng.sample(found, min(count, len(found)))
+    return [task for task, _ in taken], list(dict.fromkeys(text for _, told in taken for text in told))
+
+
+def rows(path: Path) -> Iterator[str | dict]:
+    """Its lines, or the elements of its array."""
+    with path.open(encoding="utf-8") as file:
+        if file.read(1) != "[":
+            file.seek(0)
+            yield from file
+            return
+        file.seek(0)
+        yield from json.load(file)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 MAX_STEPS = 2_000_000
 MAX_ROWS = 20_000
-MAX_BYTES = 1_000_000
-"""Of one value, and of the query itself."""
+MAX_BYTES = 10_000
+"""Of one value, of a row, and of the query itself. What ORDER BY sorts may go to a disk; the steps bound the rows."""
 MAX_TOTAL = 10_000_000
 """Characters and bytes of all rows."""
 FENCE = re.compile(r"```(?:sql|sqlite)?\s(.*?)```", re.DOTALL)

@@ -39,10 +39,15 @@ def is_short(question: Question, spider: Spider) -> bool:
 
 
 def tells_apart(question: Question, folder: Path) -> bool:
-    """Whether the gold query runs on all variants, and gives more than nothing on one."""
+    """Whether the gold query runs on all variants, and a query that does not read the data cannot give what it gives.
+
+    One database alone must give more than nothing; of several some must differ in what they give.
+    """
     outcomes = [run_query(variant, question.gold) for variant in sorted(folder.glob("*.sqlite"))]
-    trivial = ((), ((0,),), ((None,),))
-    return not any(o.error for o in outcomes) and any(o.rows not in trivial for o in outcomes)
+    if any(outcome.error for outcome in outcomes):
+        return False
+    given = {outcome.rows for outcome in outcomes}
+    return len(given) > 1 or (len(outcomes) == 1 and given.isdisjoint([(), ((0,),), ((None,),)]))
 
 
 def make_databases(spider: Spider, folder: Path) -> None:
@@ -61,8 +66,8 @@ def copy_databases(spider: Spider, source: Path, folder: Path) -> None:
             shutil.copyfile(file, folder / name / file.name)
 
 
-def split(spider: Spider) -> set[str]:
-    """The held-out databases: the same ones always."""
+def drawn(spider: Spider) -> set[str]:
+    """Databases to hold out: the same ones always."""
     names = sorted(spider.schemas)
     random.Random("heldout").shuffle(names)
     return set(names[: min(HELDOUT_DATABASES, len(names) // 2)])
@@ -83,6 +88,7 @@ def tasks(spider: Spider, databases: Path, *, short: bool) -> list[dict]:
         place = f"{databases.name}/{question.database}"
         task = {"question": question.text, "schema": schema, "database": place, "gold": question.gold}
         found.append({**task, "source": source})
+    print(f"{len(asked)} questions, {len(asked) - len(found)} left out: the gold query fails, or needs no data")
     return found
 
 
@@ -97,25 +103,31 @@ def main() -> None:
     parser.add_argument("--spider", type=Path, help="Spider's own folder, with database/; default: the dev set alone")
     parser.add_argument("--questions", nargs="+", default=["dev.json"], help="files of questions in it")
     parser.add_argument("--all", action="store_true", help="questions of any length, with whole schemas")
+    parser.add_argument("--heldout-questions", nargs="+", default=[], help="hold out these files' databases")
     parser.add_argument("--heldout", type=int, default=96, help="at most so many held-out tasks, Spider's own first")
     arguments = parser.parse_args()
     source = arguments.spider or dev_set(FOLDER / ".cache")
-    spider = read_spider(source, tuple(arguments.questions))
+    kept = tuple(arguments.heldout_questions)
+    spider = read_spider(source, (*arguments.questions, *kept))
     databases = FOLDER / "databases"
     shutil.rmtree(databases, ignore_errors=True)  # those of another source would be asked too
     if arguments.spider:
         copy_databases(spider, source, databases)
     else:
         make_databases(spider, databases)
-    apart = {f"databases/{name}" for name in split(spider)}
+    names = read_spider(source, kept).schemas if kept else drawn(spider)
+    apart = {f"databases/{name}" for name in names}
     made = tasks(spider, databases, short=not arguments.all)
     if not made:
         raise SystemExit(f"no question of {source} has a gold query with a result; expected its database/NAME/*.sqlite")
     heldout = [task for task in made if task["database"] in apart]
     random.Random("heldout").shuffle(heldout)
     heldout.sort(key=lambda task: task["source"])  # Spider's own first: they are fewer
-    write(FOLDER / "train.jsonl", [task for task in made if task["database"] not in apart])
+    train = [task for task in made if task["database"] not in apart]
+    write(FOLDER / "train.jsonl", train)
     write(FOLDER / "heldout.jsonl", heldout[: arguments.heldout])
+    taken = min(len(heldout), arguments.heldout)
+    print(f"{len(train)} to train on, {taken} of {len(heldout)} held out, doubles among them")
 
 
 if __name__ == "__main__":

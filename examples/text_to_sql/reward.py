@@ -1,6 +1,7 @@
 """Execution accuracy as Spider's test suite has it: on every variant of the database the query gives the gold's result.
 
-Rows count as often as they come; their order counts if the gold query orders; columns may stand in any order.
+Rows count as often as they come; their order counts if the gold query orders; columns may stand in any order. DISTINCT
+counts, as with the test suite's --keep_distinct; without it the suite strikes it from both queries.
 """
 
 from collections import Counter

@@ -1,6 +1,7 @@
 """Fills a schema with made-up rows that keep its keys, and among which the constants of the gold queries occur.
 
 Several seeds give several variants of a database; a wrong query that agrees with the gold on one seldom does on all.
+The number of rows is drawn for each table too, or a constant would be the right answer to "how many".
 """
 
 import random
@@ -33,6 +34,7 @@ COMPARED = re.compile(
     r"""(?:\s+and\s+(-?\d+(?:\.\d+)?)(?!\s*[=<>]))?""",
     re.IGNORECASE,
 )
+FEWEST_ROWS, MOST_ROWS = 20, 40
 Value = str | int | float
 
 
@@ -54,7 +56,7 @@ def _readings(literal: str) -> set[Value]:
     return {number - 1, number, number + 1}
 
 
-def fill(path: Path, schema: dict[str, list[Column]], queries: Iterable[str], *, seed: str, num_rows: int = 24) -> None:
+def fill(path: Path, schema: dict[str, list[Column]], queries: Iterable[str], *, seed: str) -> None:
     """Write a database of `schema`; the same rows for the same seed."""
     rng, known = random.Random(seed), constants(queries)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +64,7 @@ def fill(path: Path, schema: dict[str, list[Column]], queries: Iterable[str], *,
     connection = sqlite3.connect(path)
     filled: dict[tuple[str, str], list[Value]] = {}
     for table in _parents_first(schema):
-        columns = schema[table]
+        columns, num_rows = schema[table], rng.randint(FEWEST_ROWS, MOST_ROWS)
         for column in columns:
             known_here = known.get(column.name.lower(), [])
             parent = filled.get(column.refers_to) if column.refers_to else None

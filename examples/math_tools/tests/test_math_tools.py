@@ -128,6 +128,8 @@ def test_a_line_of_another_form_is_refused_by_its_number(
         ("ANSWER(54) ANSWER(55)", "55", True),
         ("ANSWER(0.333333)", "0.3333333333333333", True),
         ("ANSWER(0.33)", "0.3333333333333333", False),
+        ("ANSWER(0.000333)", "0.0003333333333333333", True),  # as the calculator gives it
+        ("ANSWER(0)", "0.0003333333333333333", False),
         ("ANSWER(1234567)", "1234568", False),
         ("55", "55", False),
         ("ANSWER(5)", "55", False),
@@ -147,7 +149,7 @@ async def test_the_calculator_works_out_sums(monkeypatch: pytest.MonkeyPatch, ex
     assert await load("calculator", monkeypatch).calculator(expression) == result
 
 
-@pytest.mark.parametrize("expression", ["", "1/0", "2**99", "open('x')", "a+1", "3*"])
+@pytest.mark.parametrize("expression", ["", "1/0", "2**99", "open('x')", "a+1", "3*", "1e308*10"])
 async def test_the_calculator_refuses_all_else(monkeypatch: pytest.MonkeyPatch, expression: str) -> None:
     with pytest.raises(ValueError, match="cannot work out"):
         await load("calculator", monkeypatch).calculator(expression)

@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -71,7 +72,7 @@ import json
 from passages import find
 for line in open("train.jsonl"):
     task = json.loads(line)
-    first, second = ("\\n".join(find(query, 3)) for query in task["searches"])
+    first, second = ("\\n".join(find(query)) for query in task["searches"])
     assert task["country"] in first and task["answer"] not in first.split(), (task, first)
     assert task["answer"] in second, (task, second)
 """
@@ -115,20 +116,34 @@ HOTPOT = {
 def test_published_questions_are_read_with_their_paragraphs(load: Any, tmp_path: Path) -> None:
     published = load("published")
     (tmp_path / "musique.jsonl").write_text(json.dumps(MUSIQUE) + "\n" + json.dumps({**MUSIQUE, "id": "b"}))
-    tasks, paragraphs = published.read(tmp_path / "musique.jsonl", "musique", 10)
-    assert [task["id"] for task in tasks] == ["2hop__1_2", "b"]
+    tasks, paragraphs = published.read(tmp_path / "musique.jsonl", "musique", 10, random.Random(0))
+    assert sorted(task["id"] for task in tasks) == ["2hop__1_2", "b"]
     assert (tasks[0]["answer"], tasks[0]["aliases"]) == ("Miquette", ["Miquette Giraudy"])
     assert paragraphs == ["Green: Green is an album by Steve.", "Steve: Steve married Miquette."]
-    (tmp_path / "hotpot.jsonl").write_text(json.dumps(HOTPOT))
-    tasks, paragraphs = published.read(tmp_path / "hotpot.jsonl", "hotpotqa", 10)
-    assert (tasks[0]["id"], tasks[0]["answer"]) == ("5a7", "yes")
+    assert len(published.read(tmp_path / "musique.jsonl", "musique", 1, random.Random(0))[0]) == 1
+
+
+HUB_CONTEXT = {"title": ["Scott", "Ed"], "sentences": [["Scott is American.", " He directs."], ["Ed was American."]]}
+HUB = {"id": "5a7", **{k: v for k, v in HOTPOT.items() if k != "_id"}, "context": HUB_CONTEXT}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [json.dumps(HOTPOT), json.dumps([HOTPOT]), json.dumps(HUB)],
+    ids=["a line", "the authors' array", "the hub's line"],
+)
+def test_hotpotqa_is_read_in_each_of_its_forms(load: Any, tmp_path: Path, text: str) -> None:
+    (tmp_path / "hotpot.json").write_text(text)
+    tasks, paragraphs = load("published").read(tmp_path / "hotpot.json", "hotpotqa", 10, random.Random(0))
+    assert tasks == [{"id": "5a7", "question": "Were both American?", "answer": "yes", "aliases": []}]
     assert paragraphs == ["Scott: Scott is American. He directs.", "Ed: Ed was American."]
 
 
-def test_a_line_of_another_form_is_refused_by_its_number(load: Any, tmp_path: Path) -> None:
-    (tmp_path / "some.jsonl").write_text(json.dumps(MUSIQUE) + "\n" + json.dumps(HOTPOT))
-    with pytest.raises(ValueError, match=r"some.jsonl, line 2 is not of the form musique"):
-        load("published").read(tmp_path / "some.jsonl", "musique", 10)
+def test_a_row_of_another_form_is_refused_by_its_number(load: Any, tmp_path: Path) -> None:
+    for other in (HOTPOT, {**MUSIQUE, "answerable": False}):
+        (tmp_path / "some.jsonl").write_text(json.dumps(MUSIQUE) + "\n" + json.dumps(other))
+        with pytest.raises(ValueError, match=r"some.jsonl, row 2 is not of the form musique"):
+            load("published").read(tmp_path / "some.jsonl", "musique", 10, random.Random(0))
 
 
 @pytest.mark.parametrize(

@@ -61,13 +61,15 @@ def checkpoint_folder(config: TrainConfig, name: str) -> Path:
     """The folder of a model: base (what training starts from), best or last (of the newest run that has it), or a path.
 
     Raises:
-        BadConfig: no run has such a checkpoint.
+        BadConfig: no run has such a checkpoint, or the path has no model.
     """
     if name == "base":
         from leyden_trainer.local.source import model_folder  # imports torch
 
         return model_folder(config.model.path, cache=CACHE)
     if name not in ("best", "last"):
+        if not (Path(name) / "config.json").is_file():
+            raise BadConfig(f"checkpoint {name!r} is not base, best, last, or a folder with a model's config.json")
         return Path(name)
     for run in reversed(runs_of(config)):
         if (folder := run / "checkpoints" / name).is_dir():

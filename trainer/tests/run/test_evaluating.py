@@ -68,6 +68,8 @@ def test_what_cannot_be_evaluated_is_one_clear_error(folder: Path, leyden: Leyde
     assert "no run named tiny" in leyden("eval", "train.toml").stderr
     many = leyden("eval", "train.toml", "--checkpoint", "base", "--k", "3")
     assert (many.returncode, "--k [3] needs k from 1 to --tries 1" in many.stderr) == (2, True)
+    wrong = leyden("eval", "train.toml", "--checkpoint", "base", "--checkpoint", "othr")
+    assert (wrong.returncode, "checkpoint 'othr' is not base, best, last, or a folder" in wrong.stderr) == (2, True)
     assert not (folder / "runs").exists()
 
 

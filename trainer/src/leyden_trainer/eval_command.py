@@ -17,7 +17,7 @@ from leyden.tasks import read_tasks
 from leyden_trainer.config import TrainConfig, load_config
 from leyden_trainer.evaluation import Evaluation, Tries
 from leyden_trainer.evaluation_report import Report
-from leyden_trainer.folders import checkpoint_folder, fresh_folder
+from leyden_trainer.folders import checkpoint_folder, fresh_folder, offered_checkpoint
 from leyden_trainer.screen import Screen
 
 __all__ = ["evaluate_command"]
@@ -30,7 +30,7 @@ def evaluate_command(
         list[str] | None,
         typer.Option(
             help="base (the model that training starts from), best or last (of the newest run of this name), or a "
-            "folder; given twice, the second is compared with the first. Default: best."
+            "folder; given twice, the second is compared with the first. Default: best, or last of a run without."
         ),
     ] = None,
     tasks: Annotated[Path | None, typer.Option(help="A task file; default: the held-out tasks.")] = None,
@@ -47,7 +47,7 @@ def evaluate_command(
     Example: leyden eval train.toml --checkpoint base --checkpoint best --tries 4
     """
     settings = load_config(config, context.args)
-    names = checkpoint or ["best"]
+    names = checkpoint or [offered_checkpoint(settings)]
     if len(set(names)) != len(names):
         raise BadInput(f"--checkpoint {names[0]} is given twice; name different ones")
     wanted = sorted(set(k or [1, tries]))

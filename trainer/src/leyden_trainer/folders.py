@@ -5,7 +5,15 @@ from pathlib import Path
 from leyden.errors import BadConfig
 from leyden_trainer.config import TrainConfig
 
-__all__ = ["CACHE", "checkpoint_folder", "fresh_folder", "runs_of", "trained_checkpoint", "unfinished_folder"]
+__all__ = [
+    "CACHE",
+    "checkpoint_folder",
+    "fresh_folder",
+    "offered_checkpoint",
+    "runs_of",
+    "trained_checkpoint",
+    "unfinished_folder",
+]
 
 CACHE = Path.home() / ".cache" / "leyden"
 """Models that were unpacked."""
@@ -77,6 +85,11 @@ def checkpoint_folder(config: TrainConfig, name: str) -> Path:
     raise BadConfig(
         f"no run named {config.name} in {config.output} has a checkpoint {name!r}; train first, or name a folder"
     )
+
+
+def offered_checkpoint(config: TrainConfig) -> str:
+    """What the newest run with a checkpoint offers: best, or last on verl, which keeps its newest alone."""
+    return next((name for run in reversed(runs_of(config)) if (name := trained_checkpoint(run))), "best")
 
 
 def trained_checkpoint(run: Path) -> str | None:

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from leyden.errors import BadConfig
+from leyden_trainer.folders import trained_checkpoint
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help should not
     from leyden_trainer.local.serving import ServingOptions
@@ -19,7 +20,9 @@ __all__ = ["serve_model"]
 
 def serve_model(
     run: Annotated[Path, typer.Argument(help="A run's folder, or one that transformers loads.", show_default=False)],
-    checkpoint: Annotated[str, typer.Option(help="Which checkpoint of a run: best or last.")] = "best",
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Which checkpoint of a run: best or last. Default: best, or last without a best.")
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; other than loopback only with a key.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 lets the system choose.")] = 4800,
     device: Annotated[str, typer.Option(help="cpu, mps, cuda, or auto.")] = "auto",
@@ -41,7 +44,7 @@ def serve_model(
     asyncio.run(_serve(folder, options, Console(soft_wrap=True)))
 
 
-def _model_folder(run: Path, checkpoint: str) -> Path:
+def _model_folder(run: Path, checkpoint: str | None) -> Path:
     """The checkpoint within a run's folder; a folder with a model in it stands for itself.
 
     Raises:
@@ -49,7 +52,7 @@ def _model_folder(run: Path, checkpoint: str) -> Path:
     """
     if (run / "config.json").is_file() and not (run / "checkpoints").is_dir():
         return run
-    folder = run / "checkpoints" / checkpoint
+    folder = run / "checkpoints" / (checkpoint or trained_checkpoint(run) or "best")
     if not folder.is_dir():
         raise BadConfig(f"there is no model in {run} and no checkpoint at {folder}; name a run that has trained")
     return folder

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -62,6 +63,13 @@ def test_the_base_is_given_its_prompts_as_training_gives_them(folder: Path, leyd
         shown = leyden("show", f"{name}-eval-c0-1-r0", "--store", store, "--json")
         lengths.append(len(json.loads(shown.stdout)["calls"][0]["attempts"][0]["prompt_token_ids"]))
     assert lengths[1] < lengths[0]
+
+
+def test_a_run_that_left_no_best_checkpoint_is_evaluated_by_its_last(folder: Path, leyden: Leyden) -> None:
+    """As verl leaves them."""
+    shutil.copytree(folder / "other", folder / "runs" / "tiny" / "checkpoints" / "last")
+    done = leyden("eval", "train.toml", "--json")
+    assert [checkpoint["name"] for checkpoint in json.loads(done.stdout)["checkpoints"]] == ["last"]
 
 
 def test_what_cannot_be_evaluated_is_one_clear_error(folder: Path, leyden: Leyden) -> None:

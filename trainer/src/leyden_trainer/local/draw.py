@@ -24,12 +24,13 @@ def draw(
     logprobs_B_V = torch.log_softmax(logits_B_V, dim=-1)
     if any(top_p < 1 for top_p in top_ps):
         logprobs_B_V = _nucleus(logprobs_B_V, torch.tensor(top_ps, device=device))
-    greedy_B = logprobs_B_V.argmax(-1)
-    if any(temperatures):
-        sampled_B = _inverse_cdf(logprobs_B_V, uniforms)
-        chosen_B = torch.where(torch.tensor([t == 0 for t in temperatures], device=device), greedy_B, sampled_B)
+    if not any(temperatures):
+        chosen_B = logprobs_B_V.argmax(-1)
     else:
-        chosen_B = greedy_B
+        chosen_B = _inverse_cdf(logprobs_B_V, uniforms)
+        if not all(temperatures):
+            greedy_B = torch.tensor([t == 0 for t in temperatures], device=device)
+            chosen_B = torch.where(greedy_B, logprobs_B_V.argmax(-1), chosen_B)
     return chosen_B.tolist(), logprobs_B_V.gather(-1, chosen_B[:, None])[:, 0].tolist()
 
 

@@ -43,7 +43,7 @@ def attention_mask(queries_B_Q: Tensor, keys_B_L: Tensor, dtype: torch.dtype) ->
 def extend(
     model: PreTrainedModel, cache: Cache, positions_B_L: Tensor, tokens: Sequence[Sequence[int]]
 ) -> tuple[Tensor, Tensor]:
-    """Run each row's new tokens after what `cache` holds for it; `cache` grows by T columns, rows right-padded.
+    """Run each row's new tokens after what `cache` holds for it; they fill T more of its columns, rows right-padded.
 
     Args:
         positions_B_L: the position of each cached column, or EMPTY; L may be 0.

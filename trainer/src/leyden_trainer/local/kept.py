@@ -6,6 +6,7 @@ Least recently used first out, by bytes. Valid for one version of the weights on
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,23 +64,51 @@ def _bytes(keys_values: KeysValues) -> int:
     return sum(tensor.nbytes for pair in keys_values for tensor in pair)
 
 
-def begin_cache(begun: Sequence[tuple[int, KeysValues]], device: torch.device) -> tuple[Cache, Tensor]:
-    """A cache whose row b has the first begun[b][0] tokens of begun[b][1], and the positions [B, L] of its columns."""
+class _BegunLayer(DynamicLayer):
+    """Keys and values with room for the tokens of one forward pass, which a DynamicLayer would copy everything for."""
+
+    keys: Tensor  # type: ignore[reportIncompatibleVariableOverride]
+    values: Tensor  # type: ignore[reportIncompatibleVariableOverride]
+
+    def __init__(self, keys: Tensor, values: Tensor, begun: int) -> None:
+        super().__init__()
+        self.keys, self.values, self.begun = keys, values, begun
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        self.keys[:, :, self.begun :] = key_states
+        self.values[:, :, self.begun :] = value_states
+        return self.keys, self.values
+
+    def get_seq_length(self) -> int:
+        return self.begun
+
+
+def begin_cache(begun: Sequence[tuple[int, KeysValues]], num_new: int, device: torch.device) -> tuple[Cache, Tensor]:
+    """A cache for one pass of `num_new` tokens, and the positions [B, L] of the columns that it has before.
+
+    Its row b has the first begun[b][0] tokens of begun[b][1].
+    """
     width = max(length for length, _ in begun)
-    cache = DynamicCache()
-    for layer in range(len(next((kept for length, kept in begun if length == width), []))):
-        cache.update(_stack(begun, width, layer, 0), _stack(begun, width, layer, 1), layer)
+    longest = next((kept for length, kept in begun if length == width), [])
+    layers = [
+        _BegunLayer(_stack(begun, width, num_new, layer, 0), _stack(begun, width, num_new, layer, 1), width)
+        for layer in range(len(longest))
+    ]
+    cache = Cache(layers=[*layers]) if layers else DynamicCache()
     lengths_B = torch.tensor([length for length, _ in begun], device=device)
     column_L = torch.arange(width, device=device).expand(len(begun), width)
     return cache, column_L.masked_fill(column_L >= lengths_B[:, None], EMPTY)
 
 
-def _stack(begun: Sequence[tuple[int, KeysValues]], width: int, layer: int, part: int) -> Tensor:
+def _stack(begun: Sequence[tuple[int, KeysValues]], width: int, num_new: int, layer: int, part: int) -> Tensor:
+    """[B, H, width + num_new, D], of which the last columns are for the caller to fill."""
     heads, _, size = (like := next(kept for length, kept in begun if length == width)[layer][part]).shape
-    rows_B_H_L_D = like.new_zeros(len(begun), heads, width, size)
+    rows_B_H_L_D = like.new_empty(len(begun), heads, width + num_new, size)
     for row, (length, kept) in zip(rows_B_H_L_D, begun, strict=True):
         if length:
             row[:, :length] = kept[layer][part][:, :length]
+        row[:, length:width] = 0  # an empty column is masked, but 0 * NaN of fresh memory would not be 0
     return rows_B_H_L_D
 
 

@@ -5,7 +5,7 @@ Unlike vLLM it takes no defaults from the model's generation_config: temperature
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -60,12 +60,19 @@ class PolicyRequest(BaseModel):
     stream_options: _StreamOptions = _StreamOptions()
     n: int = Field(default=1, ge=1, le=128)
     max_tokens: int | None = Field(default=None, ge=1)
-    """None: up to the end of the context."""
+    max_completion_tokens: int | None = Field(default=None, ge=1)
     temperature: float = Field(default=1.0, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
     seed: int | None = None
-    stop: tuple[str, ...] = ()
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     return_token_ids: bool = False
+
+    @property
+    def most_tokens(self) -> int | None:
+        """Under both names; None: up to the end of the context."""
+        return min(
+            (limit for limit in (self.max_tokens, self.max_completion_tokens) if limit is not None), default=None
+        )
 
     @property
     @abstractmethod
@@ -126,8 +133,6 @@ def parse_request(kind: type[Kind], body: Any) -> Kind:
         named = ", ".join(f"{name}={asked[name]!r}" for name in unable)
         raise BadInput(f"this server samples from the model's own distribution and cannot do {named}")
     known = {name: value for name, value in asked.items() if name not in NEUTRAL or name == "tool_choice"}
-    if "max_completion_tokens" in known:
-        known["max_tokens"] = min(known.pop("max_completion_tokens"), known.get("max_tokens", float("inf")))
     if isinstance(known.get("stop"), str):
         known["stop"] = (known["stop"],)
     if kind is CompletionRequest:

@@ -181,7 +181,7 @@ class PolicyServer:
         return [
             SampleRequest(
                 prompt_ids,
-                max_new_tokens=min(room, asked.max_tokens or room),
+                max_new_tokens=min(room, asked.most_tokens or room),
                 seed=_choice_seed(seed, index),
                 stop_ids=self.stop_ids,
                 temperature=asked.temperature,

@@ -67,7 +67,9 @@ class RunningRows:
             self.begin = self.end = 0
         self.end = max(self.end, width)  # a gap in the other rows is empty, and empty columns are never seen
         self._reserve(self.num_rows + len(select), self.end)
-        chosen = torch.tensor(select, device=self.positions.device)
+        # All rows in their order, as different prompts are: no copy is made on the way.
+        all_rows = list(select) == list(range(len(positions_U_L)))
+        chosen = slice(None) if all_rows else torch.tensor(select, device=self.positions.device)
         rows, columns = slice(self.num_rows, self.num_rows + len(select)), slice(self.end - width, self.end)
         for layer, (keys, values) in zip(self._layers, cached(cache), strict=True):
             layer.keys[rows, :, columns] = keys[chosen]
@@ -106,7 +108,7 @@ class RunningRows:
         last = self.num_rows
         if index != last:
             for tensor in self._buffers():
-                tensor[index] = tensor[last]
+                tensor[index, :, self.begin : self.end] = tensor[last, :, self.begin : self.end]
             self.positions[index] = self.positions[last]
         self.positions[last] = EMPTY
         if self.num_rows:

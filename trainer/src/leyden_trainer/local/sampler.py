@@ -223,15 +223,16 @@ class Sampler:
         shared = common_prefix(prompts)
         if len(prompts) > 1 and shared >= MIN_SHARED_TOKENS and self._kept.match(prompts[0][:shared])[0] < shared:
             self._prefill([prompts[0][:shared]])
-        begun = [self._kept.match(prompt) for prompt in prompts]
+        matched = [self._kept.match(prompt) for prompt in prompts]
         # At least the last token is computed: its hidden state gives the first new token.
-        begun = [(min(n, len(p) - 1), kept) for (n, kept), p in zip(begun, prompts, strict=True)]
-        cache, positions = begin_cache(begun, self.model.device)
+        begun = [(min(n, len(p) - 1), kept) for (n, kept), p in zip(matched, prompts, strict=True)]
         rest = [prompt[length:] for (length, _), prompt in zip(begun, prompts, strict=True)]
+        cache, positions = begin_cache(begun, max(map(len, rest)), self.model.device)
         positions, hidden_U_T_D = extend(self.model, cache, positions, rest)
         self.num_prefilled += sum(map(len, rest))
         for index, prompt in enumerate(prompts):
-            self._kept.keep(prompt, row_keys_values(cache, index, positions[index]))
+            if matched[index][0] < len(prompt):
+                self._kept.keep(prompt, row_keys_values(cache, index, positions[index]))
         last = [len(tokens) - 1 for tokens in rest]
         return cache, positions, logits(self.model, hidden_U_T_D[range(len(prompts)), last])
 

@@ -33,7 +33,7 @@ class Measured:
     num_tasks: int
     full_before: float
     full_after: float
-    """The share of the tasks with a reward of 1: for multihop_qa exact answers in the agreed form."""
+    """The share of tasks with a reward of 1: in multihop_qa an exact answer in the agreed form, words in any order."""
     by_kind: dict[str, list[float]]
     """The rewards after RL of each kind of task, by its `kind` or `source`."""
     p: float

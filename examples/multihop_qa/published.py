@@ -36,17 +36,17 @@ def read(path: Path, form: str, count: int, rng: random.Random) -> tuple[list[di
     """`count` tasks drawn from a file, since MuSiQue's begins with the easiest, and the paragraphs of them all.
 
     Raises:
-        ValueError: a row has another form.
+        ValueError: a row that was drawn has another form.
     """
+    raw = list(enumerate(rows(path), 1))
     found: list[Row] = []
-    for number, raw in enumerate(rows(path), 1):
+    for number, row in rng.sample(raw, min(count, len(raw))):
         try:
-            found.append(FORMS[form](json.loads(raw) if isinstance(raw, str) else raw))
+            found.append(FORMS[form](json.loads(row) if isinstance(row, str) else row))
         except (ValueError, KeyError, TypeError) as error:
             problem = f"{path}, row {number} is not of the form {form}: {error!r}; see published.py"
             raise ValueError(problem) from error
-    taken = rng.sample(found, min(count, len(found)))
-    return [task for task, _ in taken], list(dict.fromkeys(text for _, told in taken for text in told))
+    return [task for task, _ in found], list(dict.fromkeys(text for _, told in found for text in told))
 
 
 def rows(path: Path) -> Iterator[str | dict]:
@@ -57,4 +57,7 @@ def rows(path: Path) -> Iterator[str | dict]:
             yield from file
             return
         file.seek(0)
-        yield from json.load(file)
+        try:
+            yield from json.load(file)
+        except ValueError as error:
+            raise ValueError(f"{path} begins as a JSON array and is none: {error}") from error

@@ -118,12 +118,15 @@ def main() -> None:
     names = read_spider(source, kept).schemas if kept else drawn(spider)
     apart = {f"databases/{name}" for name in names}
     made = tasks(spider, databases, short=not arguments.all)
-    if not made:
-        raise SystemExit(f"no question of {source} has a gold query with a result; expected its database/NAME/*.sqlite")
     heldout = [task for task in made if task["database"] in apart]
     random.Random("heldout").shuffle(heldout)
     heldout.sort(key=lambda task: task["source"])  # Spider's own first: they are fewer
     train = [task for task in made if task["database"] not in apart]
+    if not train or not heldout:
+        raise SystemExit(
+            f"{len(train)} questions of {source} to train on and {len(heldout)} held out; expected some of each, and "
+            "its database/NAME/*.sqlite"
+        )
     write(FOLDER / "train.jsonl", train)
     write(FOLDER / "heldout.jsonl", heldout[: arguments.heldout])
     taken = min(len(heldout), arguments.heldout)

@@ -1,5 +1,6 @@
 """The folders of runs: NAME, NAME-2, NAME-3, ... under the configuration's `output`, and the models in them."""
 
+import json
 from pathlib import Path
 
 from leyden.errors import BadConfig
@@ -76,15 +77,23 @@ def checkpoint_folder(config: TrainConfig, name: str) -> Path:
 
         return model_folder(config.model.path, cache=CACHE)
     if name not in ("best", "last"):
-        if not (Path(name) / "config.json").is_file():
-            raise BadConfig(f"checkpoint {name!r} is not base, best, last, or a folder with a model's config.json")
-        return Path(name)
+        return _model_within(Path(name))
     for run in reversed(runs_of(config)):
         if (folder := run / "checkpoints" / name).is_dir():
             return folder
     raise BadConfig(
         f"no run named {config.name} in {config.output} has a checkpoint {name!r}; train first, or name a folder"
     )
+
+
+def _model_within(folder: Path) -> Path:
+    """A model's folder itself, or what a run's folder offers."""
+    if offered := trained_checkpoint(folder):
+        return folder / "checkpoints" / offered
+    file = folder / "config.json"
+    if not file.is_file() or "model_type" not in json.loads(file.read_text(encoding="utf-8")):
+        raise BadConfig(f"checkpoint {str(folder)!r} is not base, best, last, a run's folder, or one with a model")
+    return folder
 
 
 def offered_checkpoint(config: TrainConfig) -> str:

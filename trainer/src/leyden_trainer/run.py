@@ -23,7 +23,7 @@ from leyden.types import Call, Rollout
 from leyden_trainer.config import TrainConfig
 from leyden_trainer.evaluation import Tries
 from leyden_trainer.evaluation_report import Report
-from leyden_trainer.folders import checkpoint_folder, fresh_folder
+from leyden_trainer.folders import checkpoint_folder, fresh_folder, trained_checkpoint
 from leyden_trainer.recomputed import Recomputed, recomputed
 
 if TYPE_CHECKING:  # half a second to import, for those who ask for a data frame
@@ -91,10 +91,23 @@ class Run:
         store, server = self._place
         return finished(exported(Path(file), store=store, server=server, run=self.folder.name))
 
-    def checkpoint(self, name: str = "best") -> Path:
-        """The folder of a model that transformers loads: best, last, or base (what training started from)."""
-        folder = self.folder / "checkpoints" / name
-        return folder if folder.is_dir() else checkpoint_folder(self.config, name)
+    def checkpoint(self, name: str | None = None) -> Path:
+        """The folder of a model that transformers loads.
+
+        Args:
+            name: best, last, base (what training started from), or a folder; None: best, or last where the run left no
+                best, as on verl.
+
+        Raises:
+            BadConfig: this run has no such checkpoint.
+        """
+        name = name or trained_checkpoint(self.folder) or "best"
+        if name not in ("best", "last"):
+            return checkpoint_folder(self.config, name)
+        if not (folder := self.folder / "checkpoints" / name).is_dir():
+            there = sorted(path.name for path in folder.parent.glob("*"))
+            raise BadConfig(f"run {self.folder} has no checkpoint {name!r}; it has {', '.join(there) or 'none yet'}")
+        return folder
 
     def evaluate(
         self,
@@ -107,13 +120,14 @@ class Run:
         """As `leyden eval`: how good checkpoints are on tasks, and of two, whether the second is better.
 
         Args:
-            checkpoints: names as for `checkpoint`; none is ("base", "best").
+            checkpoints: names as for `checkpoint`; none is "base" and what `checkpoint` takes for None.
             tasks: JSON values, or a file; None: the run's held-out tasks.
             temperature: None is greedy for one try and the run's sampling temperature for more.
         """
         from leyden_trainer.evaluating import Checkpoint, evaluate
 
-        named = [Checkpoint(name, self.checkpoint(name)) for name in checkpoints or ("base", "best")]
+        names = checkpoints or ("base", trained_checkpoint(self.folder) or "best")
+        named = [Checkpoint(name, self.checkpoint(name)) for name in names]
         heat = temperature if temperature is not None else self.config.sampling.temperature if tries > 1 else 0.0
         output = fresh_folder(self.config, suffix="-eval")
         given = self.config.tasks.heldout if tasks is None else tasks
@@ -125,7 +139,7 @@ class Run:
         return Report(file, heat, sorted({1, tries}), found)
 
     @contextlib.contextmanager
-    def serving(self, checkpoint: str = "best", *, port: int = 0) -> Iterator[str]:
+    def serving(self, checkpoint: str | None = None, *, port: int = 0) -> Iterator[str]:
         """Serve a checkpoint on loopback for the time of the block; gives the base URL that an agent needs."""
         from leyden_trainer.local.serving import ServedModel, ServingOptions
 

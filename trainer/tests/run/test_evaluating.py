@@ -70,6 +70,9 @@ def test_a_run_that_left_no_best_checkpoint_is_evaluated_by_its_last(folder: Pat
     shutil.copytree(folder / "other", folder / "runs" / "tiny" / "checkpoints" / "last")
     done = leyden("eval", "train.toml", "--json")
     assert [checkpoint["name"] for checkpoint in json.loads(done.stdout)["checkpoints"]] == ["last"]
+    named = leyden("eval", "train.toml", "--checkpoint", "runs/tiny", "--json")
+    rewards = [json.loads(told.stdout)["checkpoints"][0]["rewards"] for told in (done, named)]
+    assert rewards[0] == rewards[1]
 
 
 def test_what_cannot_be_evaluated_is_one_clear_error(folder: Path, leyden: Leyden) -> None:
@@ -77,8 +80,14 @@ def test_what_cannot_be_evaluated_is_one_clear_error(folder: Path, leyden: Leyde
     many = leyden("eval", "train.toml", "--checkpoint", "base", "--k", "3")
     assert (many.returncode, "--k [3] needs k from 1 to --tries 1" in many.stderr) == (2, True)
     wrong = leyden("eval", "train.toml", "--checkpoint", "base", "--checkpoint", "othr")
-    assert (wrong.returncode, "checkpoint 'othr' is not base, best, last, or a folder" in wrong.stderr) == (2, True)
+    assert (wrong.returncode, "checkpoint 'othr' is not base, best, last, a run's folder" in wrong.stderr) == (2, True)
     assert not (folder / "runs").exists()
+    begun = folder / "runs" / "begun"
+    begun.mkdir(parents=True)
+    (begun / "config.json").write_text('{"name": "begun"}')  # a run's, not a model's
+    wrong = leyden("eval", "train.toml", "--checkpoint", "base", "--checkpoint", str(begun))
+    assert (wrong.returncode, f"checkpoint '{begun}' is not" in wrong.stderr) == (2, True)
+    assert [path.name for path in (folder / "runs").iterdir()] == ["begun"]
 
 
 def test_a_served_model_answers_the_same_agent_until_it_is_stopped(folder: Path, leyden: Leyden) -> None:

@@ -76,6 +76,7 @@ class _BegunLayer(DynamicLayer):
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        assert key_states.shape[2] == self.keys.shape[2] - self.begun, "there is room for one pass"
         self.keys[:, :, self.begun :] = key_states
         self.values[:, :, self.begun :] = value_states
         return self.keys, self.values

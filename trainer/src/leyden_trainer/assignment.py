@@ -14,7 +14,7 @@ from leyden.errors import BadConfig, TrainingStopped
 from leyden_trainer.config import TrainConfig
 from leyden_trainer.credit import Advantage, CallValues, CreditMethod, Memory, assign, credit_method, valued, view
 from leyden_trainer.experience import Member
-from leyden_trainer.importance import ImportanceStats, mismatch, reweighted
+from leyden_trainer.importance import ImportanceStats, mean_mismatch, mismatch, reweighted
 from leyden_trainer.rows import RowScores, TrainingRow
 from leyden_trainer.transitions import Transition
 from leyden_trainer.weights import training_rows
@@ -165,6 +165,12 @@ async def _scored(
             f"sampler and trainer disagree by {worst:.3g} about the log probability of a token of rollout "
             f"{rollout_id}, more than trainer.max_mismatch = {config.trainer.max_mismatch}; if the sampler runs other "
             'kernels, raise it and set loss.old_logprobs = "trainer" with an importance_cap'
+        )
+    most = config.trainer.max_mean_mismatch
+    if most is not None and (mean := mean_mismatch(same, [score.logprobs for score in scores])) > most:
+        raise TrainingStopped(
+            f"sampler and trainer disagree by {mean:.3g} on average about the log probabilities of a step, more than "
+            f"trainer.max_mean_mismatch = {most}; see whether they have the same weights, temperature and top_p"
         )
     return scores, worst
 

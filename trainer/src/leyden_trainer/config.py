@@ -248,6 +248,9 @@ class TrainerConfig(Section):
     """Upper bound of tokens in one forward pass of training; memory, never the gradient, depends on it."""
     max_mismatch: float = Field(default=1e-3, gt=0)
     """Stop when a trained token's log probability differs more than this between sampler and trainer."""
+    max_mean_mismatch: float | None = Field(default=None, gt=0)
+    """Stop when the difference is more than this on average over a step's tokens: what a single token of bfloat16 does
+    not reach, and weights or prompts that are not the trainer's do. With loss.old_logprobs = "trainer"."""
     dynamic_sampling: bool = False
     """Replace groups whose calls all have advantage 0 (DAPO, arXiv:2503.14476), up to three times tasks_per_step."""
     max_incomplete: float = Field(default=0.25, ge=0, le=1)
@@ -307,6 +310,14 @@ class TrainConfig(Section):
             raise ValueError(
                 f"trainer.mode = {self.trainer.mode!r} learns from rollouts of older weights: set "
                 'loss.old_logprobs = "trainer" and loss.importance_cap, such as 2'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _mean_mismatch_is_known(self) -> Self:
+        if self.trainer.max_mean_mismatch is not None and self.loss.old_logprobs == "sampler":
+            raise ValueError(
+                'trainer.max_mean_mismatch needs loss.old_logprobs = "trainer": before an update it is known only then'
             )
         return self
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from leyden.errors import BadInput
 from leyden_trainer.rows import TrainingRow
 
-__all__ = ["ImportanceStats", "mismatch", "reweighted"]
+__all__ = ["ImportanceStats", "mean_mismatch", "mismatch", "reweighted"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,17 @@ def mismatch(rows: Sequence[TrainingRow], logprobs: Sequence[Sequence[float]]) -
             if trained and difference > worst:
                 worst, rollout_id = difference, row.rollout_id
     return worst, rollout_id
+
+
+def mean_mismatch(rows: Sequence[TrainingRow], logprobs: Sequence[Sequence[float]]) -> float:
+    """The mean |log sampler - log trainer| over the trained tokens, 0 without any."""
+    differences = [
+        abs(ours - theirs)
+        for row, found in zip(rows, logprobs, strict=True)
+        for ours, theirs, trained in zip(found, row.logprobs, row.mask, strict=True)
+        if trained
+    ]
+    return sum(differences) / max(1, len(differences))
 
 
 def reweighted(

@@ -223,3 +223,16 @@ async def test_a_mismatch_of_any_token_stops_before_the_first_of_several_updates
         TrainingStopped, match=r"disagree by 0\.5 .* rollout [ab], more than trainer\.max_mismatch = 0\.001"
     ):
         await learn(backend, await group(backend, off=0.5), credit_method("broadcast"), tiny_folder, **sections)
+
+
+@pytest.mark.parametrize(("most", "stops"), [(0.4, True), (0.6, False)])
+async def test_a_mean_mismatch_stops_where_single_tokens_may_differ_by_more(
+    backend: LocalBackend, tiny_folder: Path, most: float, stops: bool
+) -> None:
+    sections = {"loss": {"old_logprobs": "trainer"}, "trainer": {"max_mismatch": 20.0, "max_mean_mismatch": most}}
+    learning = learn(backend, await group(backend, off=0.5), credit_method("broadcast"), tiny_folder, **sections)
+    if stops:
+        with pytest.raises(TrainingStopped, match=r"by 0\.5 on average .* more than trainer\.max_mean_mismatch = 0\.4"):
+            await learning
+    else:
+        assert (await learning).mismatch == pytest.approx(0.5, abs=1e-4)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leyden.errors import BadInput
-from leyden_trainer.importance import ImportanceStats, mismatch, reweighted
+from leyden_trainer.importance import ImportanceStats, mean_mismatch, mismatch, reweighted
 from leyden_trainer.rows import TrainingRow, minibatches
 
 
@@ -57,6 +57,11 @@ def test_the_mismatch_is_the_worst_trained_token_and_nan_is_the_worst_of_all() -
     rows = [row("a", [-1.0]), row("b", [-2.0])]
     assert mismatch(rows, [[5.0, -1.1], [5.0, -1.5]]) == (pytest.approx(0.5), "b")
     assert mismatch(rows, [[0.0, math.nan], [0.0, -1.5]]) == (math.inf, "a")
+
+
+def test_the_mean_mismatch_is_over_trained_tokens() -> None:
+    assert mean_mismatch([row("a", [-1.0]), row("b", [-2.0])], [[5.0, -1.1], [5.0, -1.5]]) == pytest.approx(0.3)
+    assert mean_mismatch([], []) == 0.0
 
 
 @given(st.lists(st.tuples(st.floats(-5, 0), st.floats(-5, 0)), min_size=1, max_size=9), st.floats(0.1, 5))

@@ -218,4 +218,6 @@ def test_settings_that_do_not_go_together_are_refused(tmp_path) -> None:
         load_config(path, ["--loss.importance_cap=2"])
     with pytest.raises(BadConfig, match='dual_clip belongs to objective = "ppo", got gspo'):
         load_config(path, ["--loss.objective=gspo", "--loss.dual_clip=3"])
+    with pytest.raises(BadConfig, match="max_mean_mismatch needs loss"):
+        load_config(path, ["--trainer.max_mean_mismatch=0.1"])
     assert load_config(path, ["--loss.importance_cap=2", "--loss.old_logprobs=trainer"]).loss.importance_cap == 2

@@ -18,5 +18,9 @@ def test_it_is_one_that_verl_takes(example: str, tmp_path: Path) -> None:
     done = subprocess.run([*command, f"--tasks.heldout={heldout}"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     verl = yaml.safe_load(done.stdout)
-    assert verl["actor_rollout_ref"]["actor"]["use_dynamic_bsz"] is True
-    assert verl["actor_rollout_ref"]["actor"]["ppo_max_token_len_per_gpu"] == 16384
+    policy, length = verl["actor_rollout_ref"], verl["data"]["max_prompt_length"]
+    assert policy["model"]["enable_gradient_checkpointing"] is True
+    # Without flash-attn every row is padded to the longest, at most the context: the memory is bounded.
+    assert policy["actor"]["use_dynamic_bsz"] is False
+    rows = {policy["actor"]["ppo_micro_batch_size_per_gpu"], policy["rollout"]["log_prob_micro_batch_size_per_gpu"]}
+    assert max(rows) * length <= 16384

@@ -10,6 +10,7 @@ __all__ = [
     "CACHE",
     "checkpoint_folder",
     "fresh_folder",
+    "model_within",
     "offered_checkpoint",
     "runs_of",
     "trained_checkpoint",
@@ -77,7 +78,7 @@ def checkpoint_folder(config: TrainConfig, name: str) -> Path:
 
         return model_folder(config.model.path, cache=CACHE)
     if name not in ("best", "last"):
-        return _model_within(Path(name))
+        return model_within(Path(name))
     for run in reversed(runs_of(config)):
         if (folder := run / "checkpoints" / name).is_dir():
             return folder
@@ -86,14 +87,20 @@ def checkpoint_folder(config: TrainConfig, name: str) -> Path:
     )
 
 
-def _model_within(folder: Path) -> Path:
-    """A model's folder itself, or what a run's folder offers."""
+def model_within(folder: Path) -> Path:
+    """A model's folder itself, or the checkpoint that a run's folder offers.
+
+    Raises:
+        BadConfig: it is neither.
+    """
     if offered := trained_checkpoint(folder):
         return folder / "checkpoints" / offered
-    file = folder / "config.json"
-    if not file.is_file() or "model_type" not in json.loads(file.read_text(encoding="utf-8")):
-        raise BadConfig(f"checkpoint {str(folder)!r} is not base, best, last, a run's folder, or one with a model")
-    return folder
+    try:
+        if "model_type" in json.loads((folder / "config.json").read_text(encoding="utf-8")):
+            return folder
+    except (OSError, ValueError) as error:
+        raise BadConfig(f"there is no model in {folder}: its config.json cannot be read: {error}") from error
+    raise BadConfig(f"there is no model in {folder}, and no checkpoint: a run that has not kept one yet?")
 
 
 def offered_checkpoint(config: TrainConfig) -> str:

@@ -6,7 +6,7 @@ weighs the token, cut at a cap: the decoupled form (arXiv:2505.24298) with trunc
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from leyden.errors import BadInput
@@ -27,25 +27,22 @@ class ImportanceStats:
 
 def mismatch(rows: Sequence[TrainingRow], logprobs: Sequence[Sequence[float]]) -> tuple[float, str]:
     """The largest |log sampler - log trainer| of a trained token, and its rollout; a NaN counts as infinite."""
-    worst, rollout_id = 0.0, ""
-    for row, found in zip(rows, logprobs, strict=True):
-        for ours, theirs, trained in zip(found, row.logprobs, row.mask, strict=True):
-            difference = abs(ours - theirs)
-            difference = math.inf if math.isnan(difference) else difference
-            if trained and difference > worst:
-                worst, rollout_id = difference, row.rollout_id
-    return worst, rollout_id
+    return max(_differences(rows, logprobs), key=lambda found: found[0], default=(0.0, ""))
 
 
 def mean_mismatch(rows: Sequence[TrainingRow], logprobs: Sequence[Sequence[float]]) -> float:
-    """The mean |log sampler - log trainer| over the trained tokens, 0 without any."""
-    differences = [
-        abs(ours - theirs)
-        for row, found in zip(rows, logprobs, strict=True)
-        for ours, theirs, trained in zip(found, row.logprobs, row.mask, strict=True)
-        if trained
-    ]
+    """The mean |log sampler - log trainer| over the trained tokens, 0 without any; a NaN counts as infinite."""
+    differences = [difference for difference, _ in _differences(rows, logprobs)]
     return sum(differences) / max(1, len(differences))
+
+
+def _differences(rows: Sequence[TrainingRow], logprobs: Sequence[Sequence[float]]) -> Iterator[tuple[float, str]]:
+    """|log sampler - log trainer| of each trained token, with its rollout."""
+    for row, found in zip(rows, logprobs, strict=True):
+        for ours, theirs, trained in zip(found, row.logprobs, row.mask, strict=True):
+            if trained:
+                difference = abs(ours - theirs)
+                yield math.inf if math.isnan(difference) else difference, row.rollout_id
 
 
 def reweighted(

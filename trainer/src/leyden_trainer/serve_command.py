@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from leyden.errors import BadConfig
-from leyden_trainer.folders import trained_checkpoint
+from leyden_trainer.folders import model_within
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help should not
     from leyden_trainer.local.serving import ServingOptions
@@ -50,12 +49,8 @@ def _model_folder(run: Path, checkpoint: str | None) -> Path:
     Raises:
         BadConfig: there is neither.
     """
-    if (run / "config.json").is_file() and not (run / "checkpoints").is_dir():
-        return run
-    folder = run / "checkpoints" / (checkpoint or trained_checkpoint(run) or "best")
-    if not folder.is_dir():
-        raise BadConfig(f"there is no model in {run} and no checkpoint at {folder}; name a run that has trained")
-    return folder
+    checkpoints = run / "checkpoints"
+    return model_within(checkpoints / checkpoint if checkpoint and checkpoints.is_dir() else run)
 
 
 async def _serve(folder: Path, options: "ServingOptions", console: Console) -> None:

@@ -80,13 +80,13 @@ def test_what_cannot_be_evaluated_is_one_clear_error(folder: Path, leyden: Leyde
     many = leyden("eval", "train.toml", "--checkpoint", "base", "--k", "3")
     assert (many.returncode, "--k [3] needs k from 1 to --tries 1" in many.stderr) == (2, True)
     wrong = leyden("eval", "train.toml", "--checkpoint", "base", "--checkpoint", "othr")
-    assert (wrong.returncode, "checkpoint 'othr' is not base, best, last, a run's folder" in wrong.stderr) == (2, True)
+    assert (wrong.returncode, "there is no model in othr" in wrong.stderr) == (2, True)
     assert not (folder / "runs").exists()
     begun = folder / "runs" / "begun"
     begun.mkdir(parents=True)
     (begun / "config.json").write_text('{"name": "begun"}')  # a run's, not a model's
     wrong = leyden("eval", "train.toml", "--checkpoint", "base", "--checkpoint", str(begun))
-    assert (wrong.returncode, f"checkpoint '{begun}' is not" in wrong.stderr) == (2, True)
+    assert (wrong.returncode, f"there is no model in {begun}, and no checkpoint" in wrong.stderr) == (2, True)
     assert [path.name for path in (folder / "runs").iterdir()] == ["begun"]
 
 
